@@ -1,0 +1,46 @@
+"""Results that are computed once, and failures that fail once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
+
+from support.errors import SuiteError
+
+__all__ = ["Memory", "remembered"]
+
+Memory = dict[tuple[Any, ...], tuple[Any, SuiteError | None]]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Remembering(Protocol):
+    memory: Memory
+
+
+R = TypeVar("R", bound=_Remembering)
+
+
+def remembered(method: Callable[Concatenate[R, P], T]) -> Callable[Concatenate[R, P], T]:
+    """
+    Keep what a method of an object with a `memory` returned, or the `SuiteError` it raised, for each of its arguments.
+
+    A failure is kept like a result: what took minutes to fail must not be tried again for every clause that needs it.
+    """
+
+    @wraps(method)
+    def call(self: R, *args: P.args, **kwargs: P.kwargs) -> T:
+        key = (method.__name__, args, tuple(sorted(kwargs.items())))
+        if key not in self.memory:
+            try:
+                self.memory[key] = method(self, *args, **kwargs), None
+            except SuiteError as error:
+                self.memory[key] = None, error
+        value, failure = self.memory[key]
+        if failure is not None:
+            raise failure
+        found: T = value
+        return found
+
+    return cast("Callable[Concatenate[R, P], T]", call)

@@ -1,0 +1,1 @@
+"""The Shapes kit: a small world with the form of COCO, made from nothing but seeds."""

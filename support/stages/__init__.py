@@ -1,0 +1,1 @@
+"""Stages: one module an arrow, each makes one artifact from another."""

@@ -145,8 +145,6 @@ class Graph(_Model):
     input_name: Text
     allowed_operators: tuple[Text, ...] = Field(min_length=1)
     allowed_operators_source: Text
-    structural_constants: tuple[float, ...]
-    structural_constants_source: Text
 
 
 class Atc(_Model):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     status : int
-        0 if it did its work, 1 if it failed, 2 if the command line makes no sense.
+        0 if it did its work, 1 if it failed, 2 if the command line makes no sense, 130 if interrupted.
     """
     given = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], str] = given.command
@@ -51,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SuiteError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        return 130
     return 0
 
 
@@ -77,7 +81,9 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("out", metavar="OUT.pth", type=Path, help="file to write; must not exist")
     parser.add_argument("--steps", type=_positive, default=plan.steps, help="optimiser steps (default: %(default)s)")
     parser.add_argument("--pool", type=_positive, default=plan.pool, help="training scenes (default: %(default)s)")
-    parser.add_argument("--peak-rate", type=float, default=plan.peak_rate, help="learning rate (default: %(default)s)")
+    parser.add_argument(
+        "--peak-rate", type=_rate, default=plan.peak_rate, help="largest learning rate (default: %(default)s)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the unfinished training beside OUT.pth")
     parser.set_defaults(command=_train)
 
@@ -95,6 +101,13 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text} is not a positive integer")
     return int(text)
+
+
+def _rate(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < (rate := float(text)) < math.inf:
+            return rate
+    raise argparse.ArgumentTypeError(f"{text} is not a positive number")
 
 
 def _validation(given: argparse.Namespace) -> str:

@@ -249,10 +249,18 @@ def test_training_scenes_equal_those_of_the_first_generator():
         assert [list(item.box) for item in ours.objects] == theirs[1].tolist()
 
 
-def test_the_command_reports_steps_that_are_no_number(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--steps", "0", "argument --steps: 0 is not a positive integer"),
+        ("--pool", "many", "argument --pool: many is not a positive integer"),
+        ("--peak-rate", "nan", "argument --peak-rate: nan is not a positive number"),
+    ],
+)
+def test_the_command_reports_an_option_that_makes_no_sense(tmp_path, capsys, option, value, message):
     with pytest.raises(SystemExit, match="2"):
-        main(["train", str(tmp_path / "tiny.pth"), "--steps", "0"])
-    assert "argument --steps: 0 is not a positive integer" in capsys.readouterr().err
+        main(["train", str(tmp_path / "tiny.pth"), option, value])
+    assert message in capsys.readouterr().err
 
 
 def test_the_command_reports_that_there_is_nothing_to_resume(tmp_path, capsys):

@@ -1,0 +1,203 @@
+"""Measurements on two passes over the same images: scores, batches and repeats."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from support.agreement import Matches, overlapping
+from support.errors import NoReferenceError
+from support.spec import Accuracy
+from support.verdict import Measurement
+
+__all__ = ["batch_invariance", "score_agreement", "timed_outputs"]
+
+
+def score_agreement(matches: Matches, accuracy: Accuracy, expected: int) -> Measurement:
+    """
+    Measure how well the scores of the candidate agree with those of the reference.
+
+    AP depends on the order of the scores only; this depends on their values.
+
+    Parameters
+    ----------
+    matches : Matches
+        Reference and candidate.
+    accuracy : support.spec.Accuracy
+        Score floor, and the change of score that makes a pair an outlier.
+    expected : int
+        Images of the whole set.
+
+    Returns
+    -------
+    measurement : Measurement
+        `unmatched` is the part of all detections above the floor that have no partner; `score_p99` the 99th percentile
+        of the change of score; `slope_error` the distance from 1 of the slope of candidate over reference scores,
+        through the origin; `outliers` the part of the pairs that change by more than `score_tolerance`. Without
+        a single pair all four are 1.
+
+    Raises
+    ------
+    NoReferenceError
+        If the reference has no detection above the floor.
+    """
+    if not (matches.reference.scores >= accuracy.score_floor).any():
+        raise NoReferenceError(
+            "the reference has no detection above the score floor",
+            required=f"detections of at least {accuracy.score_floor}",
+            remedy="check the reference's checkpoint, or compare more images",
+        )
+    changes, pairs = np.abs(matches.score_changes), len(matches.reference_rows)
+    slope = _slope(matches)
+    return Measurement(
+        {
+            "unmatched": matches.unmatched / (pairs + matches.unmatched) if pairs else 1.0,
+            "score_p99": float(np.quantile(changes, 0.99)) if pairs else 1.0,
+            "slope_error": abs(slope - 1) if pairs else 1.0,
+            "outliers": float(np.mean(changes > accuracy.score_tolerance)) if pairs else 1.0,
+        },
+        len(matches.reference.images),
+        expected,
+        findings=(
+            *_findings(matches),
+            f"score of the candidate = {slope:.5f} x that of the reference in {pairs} pairs",
+        ),
+        suspect=_suspect(matches, accuracy),
+    )
+
+
+def batch_invariance(matches: Matches, slot_error: float, expected: int) -> Measurement:
+    """
+    Measure whether an image gives the same detections at another batch size and in another slot.
+
+    Parameters
+    ----------
+    matches : Matches
+        A pass at the batch size all others are compared with, and a pass at another one.
+    slot_error : float
+        Largest difference of a logit between the slots of one batch filled with the same image.
+    expected : int
+        Images of the whole set.
+
+    Raises
+    ------
+    NoReferenceError
+        If neither pass has a detection to compare.
+    """
+    _require_something(matches)
+    return Measurement(
+        {
+            "unmatched": float(matches.unmatched),
+            "score_change": float(np.abs(matches.score_changes).max(initial=0.0)),
+            "box_change": float(matches.box_changes.max(initial=0.0)),
+            "slot_error": slot_error,
+        },
+        len(matches.reference.images),
+        expected,
+        findings=_findings(matches),
+    )
+
+
+def timed_outputs(matches: Matches, *, score_tolerance: float, box_tolerance: float, expected: int) -> Measurement:
+    """
+    Count the images on which the timed pass and an independent pass differ.
+
+    Parameters
+    ----------
+    matches : Matches
+        An independent pass as the reference, the timed pass as the candidate.
+    score_tolerance, box_tolerance : float
+        Changes of score, and of a box edge in image pixels, that two passes over the same input may show.
+    expected : int
+        Images that must be compared.
+
+    Raises
+    ------
+    NoReferenceError
+        If neither pass has a detection to compare.
+    """
+    _require_something(matches)
+    differs = (np.abs(matches.score_changes) > score_tolerance) | (matches.box_changes > box_tolerance)
+    images, counts = _worst_first(np.concatenate([_unmatched_images(matches), matches.image_ids[differs]]))
+    findings = tuple(
+        f"image {image}: {count} detections differ" for image, count in zip(images[:5], counts[:5], strict=True)
+    )
+    return Measurement(
+        {"different_images": float(len(images))}, len(matches.reference.images), expected, findings=findings
+    )
+
+
+def _require_something(matches: Matches) -> None:
+    if not len(matches.reference_rows) and not matches.unmatched:
+        raise NoReferenceError(
+            f"neither pass has a detection to compare on any of {len(matches.reference.images)} images",
+            required="at least one detection above the score floor",
+            remedy="check the model's class heads, or compare more images",
+        )
+
+
+def _slope(matches: Matches) -> float:
+    reference, candidate = matches.reference_scores, matches.candidate_scores
+    return float(reference @ candidate / (reference @ reference)) if len(reference) else 0.0
+
+
+def _unmatched_images(matches: Matches) -> NDArray[np.int64]:
+    return np.concatenate([matches.reference.image_ids[matches.lost], matches.candidate.image_ids[matches.surplus]])
+
+
+def _worst_first(ids: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
+    unique, counts = np.unique(ids, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return unique[order], counts[order]
+
+
+def _findings(matches: Matches) -> tuple[str, ...]:
+    findings = []
+    if matches.unmatched:
+        images, counts = _worst_first(_unmatched_images(matches))
+        findings.append(
+            f"{len(matches.lost)} detections lost and {len(matches.surplus)} new on {len(images)} images; "
+            f"most on image {images[0]}: {counts[0]}"
+        )
+    if len(matches.reference_rows):
+        score, box = np.argmax(np.abs(matches.score_changes)), np.argmax(matches.box_changes)
+        before, after = matches.reference_scores[score], matches.candidate_scores[score]
+        findings.append(f"largest change of score: {before:.4f} -> {after:.4f}, {_where(matches, score)}")
+        findings.append(f"largest change of a box: {matches.box_changes[box]:.3f} px, {_where(matches, box)}")
+    return tuple(findings)
+
+
+def _where(matches: Matches, pair: np.intp) -> str:
+    return f"image {matches.image_ids[pair]}, category {matches.candidate.category_ids[matches.candidate_rows[pair]]}"
+
+
+def _suspect(matches: Matches, accuracy: Accuracy) -> str:
+    pairs = len(matches.reference_rows)
+    if not pairs or matches.unmatched > pairs:
+        return _unmatched_suspect(matches, accuracy)
+    twice = 1 / (1 + np.exp(-matches.reference_scores))
+    if np.median(np.abs(matches.candidate_scores - twice)) <= accuracy.score_tolerance:
+        return "sigmoid applied twice"
+    category, share = _most_lost_category(matches)
+    paired = np.mean(matches.reference.category_ids[matches.reference_rows] == category)
+    return f"the class channel of category {category}" if share - paired > 0.5 else ""
+
+
+def _most_lost_category(matches: Matches) -> tuple[int, float]:
+    # The category with most of the lost detections, and its part of them.
+    categories, counts = _worst_first(matches.reference.category_ids[matches.lost])
+    return (int(categories[0]), float(counts[0] / counts.sum())) if len(counts) else (0, 0.0)
+
+
+def _unmatched_suspect(matches: Matches, accuracy: Accuracy) -> str:
+    # If the boxes find partners as soon as classes do not matter, the boxes are right.
+    one_class = [
+        dataclasses.replace(part, category_ids=np.ones_like(part.category_ids))
+        for part in (matches.reference, matches.candidate)
+    ]
+    partners = len(overlapping(one_class[0], one_class[1], accuracy.match_iou)[0])
+    if 2 * partners > len(matches.reference.scores):
+        return "class ids: most boxes have a partner in another class"
+    return "boxes, or images paired with other ids: most detections have no partner"

@@ -1,0 +1,243 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from support.agreement import match
+from support.dataset import open_dataset
+from support.detections import Detections
+from support.errors import NoReferenceError
+from support.measurements.agreement import batch_invariance, score_agreement, timed_outputs
+from support.scoring import score
+from support.spec import load_spec
+from support.verdict import judge
+
+ROOT = Path(__file__).resolve().parents[2]
+KIT = load_spec("shapes_d0")
+IMAGES = KIT.dataset.image_count
+STAR = 5
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return open_dataset(ROOT / "fixtures/data/shapes", KIT.dataset).truth
+
+
+@pytest.fixture(scope="module")
+def reference(truth):
+    rng = np.random.default_rng(0)
+    rows = np.array([[row["image_id"], *row["bbox"], row["category_id"]] for row in truth.coco["annotations"]])
+    return Detections(
+        images=np.array([image["id"] for image in truth.coco["images"]], dtype=np.int64),
+        image_ids=rows[:, 0].astype(np.int64),
+        boxes=np.concatenate([rows[:, 1:3], rows[:, 1:3] + rows[:, 3:5]], axis=1).astype(np.float32),
+        scores=rng.uniform(0.02, 0.98, len(rows)).astype(np.float32),
+        category_ids=rows[:, 5].astype(np.int32),
+        anchors=np.arange(len(rows), dtype=np.int32),
+    )
+
+
+@pytest.fixture(scope="module")
+def shaken(reference):
+    rng = np.random.default_rng(1)
+    return dataclasses.replace(
+        reference,
+        scores=(reference.scores + rng.normal(0, 1e-5, len(reference.scores))).astype(np.float32),
+        boxes=(reference.boxes + rng.normal(0, 1e-3, reference.boxes.shape)).astype(np.float32),
+    )
+
+
+def with_scores(detections, scores):
+    return dataclasses.replace(detections, scores=np.asarray(scores, dtype=np.float32))
+
+
+def without(detections, dropped):
+    columns = ("image_ids", "boxes", "scores", "category_ids", "anchors")
+    return dataclasses.replace(detections, **{name: getattr(detections, name)[~dropped] for name in columns})
+
+
+def paired(reference, candidate):
+    return match(reference, candidate, KIT.accuracy, KIT.model.max_detections)
+
+
+def agreement(reference, candidate):
+    return score_agreement(paired(reference, candidate), KIT.accuracy, IMAGES)
+
+
+def invariance(reference, candidate, slot_error=0.0):
+    return batch_invariance(paired(reference, candidate), slot_error, IMAGES)
+
+
+def repeat(reference, candidate):
+    return timed_outputs(paired(reference, candidate), score_tolerance=1e-3, box_tolerance=0.1, expected=IMAGES)
+
+
+def verdict(name, measurement):
+    return judge(name, KIT.clauses[name], measurement)
+
+
+def outside(name, measurement):
+    return {reading.name for reading in verdict(name, measurement).readings if not reading.inside}
+
+
+@pytest.mark.parametrize(
+    ("name", "measure"),
+    [("score_agreement", agreement), ("batch_invariance", invariance), ("timed_outputs", repeat)],
+)
+def test_passes_that_differ_by_rounding_agree(reference, shaken, name, measure):
+    measurement = measure(reference, shaken)
+
+    assert verdict(name, measurement).word == "accepted"
+    assert measurement.count == measurement.expected == IMAGES
+
+
+@pytest.mark.parametrize(
+    ("name", "measure"),
+    [("score_agreement", agreement), ("batch_invariance", invariance), ("timed_outputs", repeat)],
+)
+def test_passes_over_part_of_the_images_are_undetermined(reference, name, measure):
+    part = reference.select(reference.images[:64].tolist())
+
+    assert verdict(name, measure(part, part)).reason == "partial"
+
+
+def test_a_second_sigmoid_is_rejected_although_it_leaves_ap_unchanged(truth, reference):
+    twice = with_scores(reference, 1 / (1 + np.exp(-reference.scores)))
+
+    measurement = agreement(reference, twice)
+
+    assert score(truth, twice, "hotcoco").ap == score(truth, reference, "hotcoco").ap
+    assert verdict("score_agreement", measurement).word == "rejected"
+    assert verdict("score_agreement", measurement).suspect == "sigmoid applied twice"
+    assert outside("score_agreement", measurement) == {"score_p99", "slope_error", "outliers"}
+
+
+def test_scores_scaled_by_a_hundredth_are_rejected_for_their_slope(reference):
+    measurement = agreement(reference, with_scores(reference, reference.scores * 0.99))
+
+    assert "slope_error" in outside("score_agreement", measurement)
+    assert measurement.values["slope_error"] == pytest.approx(0.01, rel=1e-4)
+    assert "score of the candidate = 0.99000 x that of the reference" in measurement.findings[-1]
+
+
+def test_one_score_in_fifty_that_jumps_is_rejected(reference):
+    scores = reference.scores.copy()
+    scores[::50] = 1 - scores[::50]
+
+    measurement = agreement(reference, with_scores(reference, scores))
+
+    assert {"score_p99", "outliers"} <= outside("score_agreement", measurement)
+    assert measurement.findings[0].startswith("largest change of score: 0.")
+
+
+def test_a_class_without_detections_is_rejected_and_named(reference):
+    measurement = agreement(reference, without(reference, reference.category_ids == STAR))
+
+    assert outside("score_agreement", measurement) == {"unmatched"}
+    assert measurement.suspect == "the class channel of category 5"
+
+
+def test_shifted_class_ids_are_rejected_and_named(reference):
+    shifted = dataclasses.replace(reference, category_ids=reference.category_ids % 90 + 1)
+
+    measurement = agreement(reference, shifted)
+
+    assert "unmatched" in outside("score_agreement", measurement)
+    assert measurement.suspect == "class ids: most boxes have a partner in another class"
+
+
+def test_boxes_as_corner_and_size_are_rejected_and_named(reference):
+    boxes = reference.boxes.copy()
+    boxes[:, 2:] -= boxes[:, :2]
+
+    measurement = agreement(reference, dataclasses.replace(reference, boxes=boxes))
+
+    assert "unmatched" in outside("score_agreement", measurement)
+    assert measurement.suspect.startswith("boxes, or images paired with other ids")
+
+
+def test_a_candidate_without_detections_agrees_in_nothing(reference):
+    measurement = agreement(reference, without(reference, np.ones(len(reference.scores), dtype=bool)))
+
+    assert set(measurement.values.values()) == {1.0}
+    assert verdict("score_agreement", measurement).word == "rejected"
+
+
+def test_a_reference_without_detections_is_no_reference(reference):
+    weak = with_scores(reference, np.full(len(reference.scores), KIT.accuracy.score_floor / 2))
+
+    with pytest.raises(NoReferenceError, match="the reference has no detection above the score floor"):
+        agreement(weak, reference)
+
+
+def test_one_detection_that_only_one_batch_size_gives_is_rejected(reference):
+    strongest = np.arange(len(reference.scores)) == np.argmax(reference.scores)
+
+    measurement = invariance(reference, without(reference, strongest))
+
+    assert outside("batch_invariance", measurement) == {"unmatched"}
+    assert measurement.findings[0].startswith("1 detections lost and 0 new on 1 images; most on image ")
+
+
+def test_one_image_repeated_through_the_batch_is_rejected(reference):
+    # Every second image gets the detections of the one before it.
+    images = np.sort(reference.images)
+    parts = [dataclasses.replace(reference.of(images[k - k % 2]), images=images[k : k + 1]) for k in range(len(images))]
+    repeated = Detections.concatenate(
+        [dataclasses.replace(part, image_ids=np.full(len(part.scores), part.images[0])) for part in parts]
+    )
+
+    assert "unmatched" in outside("batch_invariance", invariance(reference, repeated))
+    assert repeat(reference, repeated).values["different_images"] > IMAGES / 3
+
+
+def test_one_score_one_box_or_one_slot_that_depends_on_the_batch_is_rejected(reference):
+    limits = KIT.clauses["batch_invariance"].limits
+    place = int(np.argmax(reference.scores))
+    scores, boxes = reference.scores.copy(), reference.boxes.copy()
+    scores[place] -= 1.1 * limits["score_change"].number
+    boxes[place, 2] += 1.1 * limits["box_change"].number
+    slot_error = 1.1 * limits["slot_error"].number
+
+    score_change = invariance(reference, with_scores(reference, scores))
+    box_change = invariance(reference, dataclasses.replace(reference, boxes=boxes))
+
+    assert outside("batch_invariance", score_change) == {"score_change"}
+    assert outside("batch_invariance", box_change) == {"box_change"}
+    assert outside("batch_invariance", invariance(reference, reference, slot_error)) == {"slot_error"}
+    assert f"image {reference.image_ids[place]}, category" in box_change.findings[1]
+
+
+def test_images_that_the_timed_pass_got_wrong_are_counted_worst_first(reference):
+    one, other = reference.images[3], reference.images[8]
+    scores, boxes = reference.scores.copy(), reference.boxes.copy()
+    scores[reference.image_ids == one] *= 0.9
+    boxes[np.flatnonzero(reference.image_ids == other)[0]] += 1
+
+    measurement = repeat(reference, dataclasses.replace(reference, scores=scores, boxes=boxes))
+
+    assert measurement.values == {"different_images": 2}
+    assert [finding.split(":")[0] for finding in measurement.findings] == [f"image {one}", f"image {other}"]
+    assert verdict("timed_outputs", measurement).word == "rejected"
+
+
+def test_outputs_cached_from_one_image_differ_on_all_others(reference):
+    first = reference.of(int(reference.image_ids[0]))
+    cached = Detections.concatenate(
+        [
+            dataclasses.replace(first, images=np.array([image]), image_ids=np.full(len(first.scores), image))
+            for image in reference.images
+        ]
+    )
+
+    assert repeat(reference, cached).values["different_images"] >= IMAGES - 1
+    assert len(repeat(reference, cached).findings) == 5
+
+
+@pytest.mark.parametrize("measure", [invariance, repeat])
+def test_two_passes_that_found_nothing_do_not_agree(reference, measure):
+    nothing = without(reference, np.ones(len(reference.scores), dtype=bool))
+
+    with pytest.raises(NoReferenceError, match="neither pass has a detection to compare on any of 133 images"):
+        measure(nothing, nothing)

@@ -1,0 +1,148 @@
+"""The contract every runtime fulfils."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from support.errors import ContractViolationError, ToolError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Backend", "TensorInfo"]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Name, shape and dtype of a network input or output."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}{list(self.shape)}"
+
+
+class Backend(ABC):
+    """
+    A model loaded on a device, as a context manager.
+
+    The device is touched only between entering and leaving the context. Subclasses load in `_open`, which returns the
+    descriptions of input and outputs, compute in `_run` and let go in `_close`.
+
+    Attributes
+    ----------
+    timer : str
+        What one sample of time includes, in words, for the passport of a throughput figure.
+    includes_copies : bool
+        Whether a sample includes the copies between host and device.
+    input : TensorInfo
+        The only input; known once the context is entered.
+    outputs : tuple of TensorInfo
+        In the order of the model; known once the context is entered.
+    samples : list of float
+        Seconds of every call of `infer` so far.
+    """
+
+    timer: ClassVar[str]
+    includes_copies: ClassVar[bool]
+    input: TensorInfo
+    outputs: tuple[TensorInfo, ...]
+    samples: list[float]
+
+    def __enter__(self) -> Self:
+        self.samples = []
+        self.input, self.outputs = self._open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    @property
+    def batch(self) -> int:
+        """Images in one call."""
+        return self.input.shape[0]
+
+    def infer(self, tensor: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """
+        Run one batch.
+
+        Parameters
+        ----------
+        tensor : (B, 3, S, S) ndarray of float32
+            Normalised input, C-contiguous, of exactly the shape of `input`.
+
+        Returns
+        -------
+        outputs : dict of str to ndarray
+            Every output of the model by name, in host memory.
+
+        Raises
+        ------
+        ValueError
+            If `tensor` is not what `input` describes; native code must not see it.
+        ContractViolationError
+            If the runtime gives other outputs than it declared.
+        ToolError
+            If the runtime fails.
+        """
+        self._check_input(tensor)
+        start = time.perf_counter()
+        outputs = self._run(tensor)
+        self.samples.append(time.perf_counter() - start)
+        self._check_outputs(outputs)
+        return dict(outputs)
+
+    def _check_input(self, tensor: NDArray[np.float32]) -> None:
+        found = TensorInfo(self.input.name, tensor.shape, tensor.dtype.name)
+        if found != self.input:
+            raise ValueError(f"the input is {found}, the model takes {self.input}")
+        if not tensor.flags.c_contiguous:
+            raise ValueError(f"the input {found} is not C-contiguous")
+
+    def _check_outputs(self, outputs: Mapping[str, NDArray[Any]]) -> None:
+        found = {name: TensorInfo(name, value.shape, value.dtype.name) for name, value in outputs.items()}
+        declared = {info.name: info for info in self.outputs}
+        if found != declared:
+            raise ContractViolationError(
+                f"the runtime gave {', '.join(map(str, found.values()))}",
+                required=f"as declared: {', '.join(map(str, declared.values()))}",
+                remedy="the runtime or the compiled model",
+            )
+
+    @abstractmethod
+    def _open(self) -> tuple[TensorInfo, tuple[TensorInfo, ...]]:
+        """Load the model and describe its input and outputs."""
+
+    @abstractmethod
+    def _run(self, tensor: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
+        """Compute one batch; blocks until the outputs are in host memory."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Give back the device."""
+
+
+def only_input(inputs: tuple[TensorInfo, ...], where: str) -> TensorInfo:
+    """Return the single input of a model, refusing models with none or several."""
+    if len(inputs) != 1:
+        raise ContractViolationError(
+            f"{where} has {len(inputs)} inputs: {', '.join(map(str, inputs)) or 'none'}", required="exactly one input"
+        )
+    return inputs[0]
+
+
+def runtime_failure(runtime: str, error: Exception) -> ToolError:
+    """Wrap what a native runtime raised; the first line of its message is the cause, the rest repeats it."""
+    return ToolError(f"{runtime} failed: {str(error).strip()[:500] or type(error).__name__}")

@@ -1,0 +1,296 @@
+"""What this machine can do: the one table that feeds skip reasons, the session header and the report."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+from support.errors import NoDeviceError, SuiteTimeoutError, ToolError, UsageError, WrongDeviceError
+
+__all__ = ["CPU", "Capabilities", "Chip", "Gpu", "parse_gpus", "probe", "visible_gpus"]
+
+CPU = "cpu"
+#: Distributions whose versions decide what a run computes.
+PACKAGES = (
+    "effdet",
+    "hotcoco",
+    "numba",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxsim",
+    "pillow",
+    "pycocotools",
+    "pytest",
+    "pytest-benchmark",
+    "timm",
+    "torch",
+    "torchvision",
+)
+GPU_FIELDS = ("index", "name", "uuid", "driver_version", "memory.total", "utilization.gpu")
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Gpu(_Record):
+    """One GPU as ``nvidia-smi`` lists it; memory in MiB, utilisation in percent, None where it says ``[N/A]``."""
+
+    index: int
+    name: str
+    uuid: str
+    driver: str
+    memory: int | None
+    utilisation: int | None
+
+
+class Chip(_Record):
+    """The device under test: its name as asked for, its id, and what identifies the piece of hardware."""
+
+    name: str
+    device_id: int
+    model: str
+    serial: str
+    driver: str
+    real: bool = True
+
+
+class Capabilities(_Record):
+    """
+    Everything probed, once a session, in the controlling process; workers receive it as JSON.
+
+    `gpu_problem` tells why `gpus` is empty.
+    """
+
+    host: str
+    cpu: str
+    cores: int
+    memory_gib: float
+    system: str
+    python: str
+    packages: Mapping[str, str]
+    gpus: tuple[Gpu, ...] = ()
+    gpu_problem: str = ""
+
+    def chip(self, name: str, device_id: int) -> Chip:
+        """
+        Find the device a run is to be judged on.
+
+        Parameters
+        ----------
+        name : str
+            ``cpu``, or the name of a chip such as ``T4`` or ``310P3``.
+        device_id : int
+            Position among the visible devices of its kind.
+
+        Raises
+        ------
+        NoDeviceError
+            If there is no such device.
+        WrongDeviceError
+            If the device with this id is another model.
+        """
+        if name == CPU:
+            return Chip(name=CPU, device_id=0, model=self.cpu, serial=self.host, driver="")
+        if name.startswith("310"):
+            raise _no_npu(name)
+        return self._gpu(name, device_id)
+
+    def _gpu(self, name: str, device_id: int) -> Chip:
+        if not self.gpus:
+            raise NoDeviceError(
+                f"no {name} on this host: {self.gpu_problem}",
+                required=f"an NVIDIA {name} that nvidia-smi lists",
+                remedy="run on the host that has it, or use --chip=cpu",
+            )
+        if device_id >= len(self.gpus):
+            raise NoDeviceError(f"no GPU {device_id}: {self._names()}", remedy="give --device-id one of these")
+        gpu = self.gpus[device_id]
+        # A name is a list of words: "T4" is not "T400" and not "T4G".
+        if name not in gpu.name.split():
+            raise WrongDeviceError(
+                f"GPU {device_id} is a {gpu.name}, not a {name}",
+                required=f"a device whose name has the word {name}",
+                remedy=f"--device-id=N with one of: {self._names()}",
+            )
+        return Chip(name=name, device_id=device_id, model=gpu.name, serial=gpu.uuid, driver=gpu.driver)
+
+    def _names(self) -> str:
+        return ", ".join(f"{place} {gpu.name}" for place, gpu in enumerate(self.gpus))
+
+    def require_package(self, name: str, extra: str) -> str:
+        """
+        Version of an installed distribution.
+
+        Raises
+        ------
+        ToolError
+            If it is not installed; the remedy names the extra that brings it.
+        """
+        if name not in self.packages:
+            raise ToolError(f"{name} is not installed", remedy=f"pip install '.[{extra}]' in the checkout")
+        return self.packages[name]
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """Lines for the head of a session."""
+        versions = " ".join(f"{name} {version}" for name, version in self.packages.items())
+        gpus = ", ".join(gpu.name for gpu in self.gpus) or f"none ({self.gpu_problem})"
+        return (
+            f"host: {self.cpu}, {self.cores} cores, {self.memory_gib:.0f} GiB, {self.system}, Python {self.python}",
+            f"packages: {versions}",
+            f"gpus: {gpus}",
+        )
+
+
+def _no_npu(name: str) -> Exception:
+    found = "npu-smi is not on PATH" if shutil.which("npu-smi") is None else "this version cannot drive Ascend devices"
+    return NoDeviceError(
+        f"no {name} on this host: {found}",
+        required=f"an Ascend {name} with driver and CANN toolkit",
+        remedy="run on the host that has it, or use --chip=cpu",
+    )
+
+
+def probe(*, timeout: float) -> Capabilities:
+    """
+    Look at the machine.
+
+    Imports no model runtime; versions come from package metadata. `timeout` (seconds) bounds each external tool.
+    """
+    gpus: tuple[Gpu, ...] = ()
+    problem = ""
+    try:
+        gpus = visible_gpus(_query_gpus(timeout), os.environ.get("CUDA_VISIBLE_DEVICES"))
+        problem = "" if gpus else "nvidia-smi lists no GPU that CUDA_VISIBLE_DEVICES admits"
+    except (NoDeviceError, SuiteTimeoutError, ToolError) as error:
+        problem = error.found
+    return Capabilities(
+        host=platform.node(),
+        cpu=_cpu_name(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory_gib=psutil.virtual_memory().total / 2**30,
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        python=platform.python_version(),
+        packages=_versions(),
+        gpus=gpus,
+        gpu_problem=problem,
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {name: _version(name) for name in PACKAGES}
+    return {name: version for name, version in found.items() if version}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 - not a file on a disk
+            for line in file:
+                if line.startswith(("model name", "Model", "Hardware")):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _query_gpus(timeout: float) -> tuple[Gpu, ...]:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        raise NoDeviceError("nvidia-smi is not on PATH")
+    command = [tool, f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired:
+        raise SuiteTimeoutError(f"nvidia-smi gave no answer in {timeout:.0f} s", remedy="check the driver") from None
+    except OSError as error:
+        raise ToolError(f"nvidia-smi cannot be started: {error}") from error
+    if done.returncode != 0:
+        raise ToolError(f"nvidia-smi ended with {done.returncode}: {(done.stdout + done.stderr).strip()[:300]}")
+    return parse_gpus(done.stdout)
+
+
+def parse_gpus(text: str) -> tuple[Gpu, ...]:
+    """
+    Read the CSV of ``nvidia-smi --query-gpu``.
+
+    Raises
+    ------
+    ToolError
+        If a line has not the fields asked for.
+
+    Examples
+    --------
+    >>> parse_gpus("0, Tesla T4, GPU-1a2b, 535.104.05, 15360, [N/A]").__getitem__(0).name
+    'Tesla T4'
+    """
+    gpus = []
+    for line in text.strip().splitlines():
+        fields = [field.strip() for field in line.split(",")]
+        try:
+            index, name, uuid, driver, memory, load = fields
+            gpus.append(
+                Gpu(
+                    index=int(index),
+                    name=name,
+                    uuid=uuid,
+                    driver=driver,
+                    memory=_number(memory),
+                    utilisation=_number(load),
+                )
+            )
+        except ValueError:
+            raise ToolError(f"nvidia-smi printed {line!r}", required=f"fields {', '.join(GPU_FIELDS)}") from None
+    return tuple(gpus)
+
+
+def _number(field: str) -> int | None:
+    return None if field.startswith("[") else int(field)
+
+
+def visible_gpus(gpus: Sequence[Gpu], visible: str | None) -> tuple[Gpu, ...]:
+    """
+    GPUs in the order in which CUDA numbers them for this process.
+
+    Parameters
+    ----------
+    gpus : sequence of Gpu
+        All GPUs in PCI order, the order the CUDA backend asks for.
+    visible : str or None
+        ``CUDA_VISIBLE_DEVICES``: indices or UUID prefixes; as CUDA does, everything after an entry that matches
+        nothing is invisible.
+
+    Raises
+    ------
+    UsageError
+        If an entry names a partition (MIG), which cannot be identified with a chip.
+    """
+    if visible is None:
+        return tuple(gpus)
+    found: list[Gpu] = []
+    for entry in (part.strip() for part in visible.split(",")):
+        if entry.startswith("MIG"):
+            raise UsageError(f"CUDA_VISIBLE_DEVICES={visible}: a MIG partition is not the whole chip")
+        match = [
+            g for g in gpus if entry and (str(g.index) == entry or (not entry.isdecimal() and g.uuid.startswith(entry)))
+        ]
+        if len(match) != 1:
+            break
+        found.append(match[0])
+    return tuple(found)

@@ -1,0 +1,176 @@
+"""One pass over the data: reading, device and decoding overlap, results stay in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from support.deadline import deadline
+from support.detections import Decoder, Detections
+from support.heads import Heads, pair_heads
+from support.progress import Progress
+from support.spec import Model
+from support.timing import CallSample, PassTiming
+
+if TYPE_CHECKING:
+    from support.backends.base import Backend
+    from support.feed import Feed
+
+__all__ = ["Pass", "Plan", "repeated_image", "run_pass"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    What one pass does.
+
+    Parameters
+    ----------
+    order : sequence of int
+        Rows of the feed in the order in which they fill the batches.
+    warm_up_calls : int
+        Calls on the first batch before samples count.
+    golden : int
+        Number of leading images whose raw heads are kept.
+    call_seconds : float
+        Time limit of one call.
+    title : str
+        Shown with the progress.
+    chip : str
+        What the samples are of.
+    """
+
+    order: Sequence[int]
+    warm_up_calls: int
+    golden: int
+    call_seconds: float
+    title: str
+    chip: str
+
+
+@dataclass(frozen=True)
+class Pass:
+    """
+    The outcome of a pass.
+
+    Attributes
+    ----------
+    detections : Detections
+        Of every image of the plan, in its order.
+    timing : PassTiming
+        Every sample.
+    golden : Heads
+        Raw heads of the leading images.
+    padded_scored : int
+        Filling slots of the last batch that reached the detections: none, unless the engine is broken.
+    """
+
+    detections: Detections
+    timing: PassTiming
+    golden: Heads
+    padded_scored: int
+
+
+def run_pass(feed: Feed, backend: Backend, decoder: Decoder, model: Model, plan: Plan, progress: Progress) -> Pass:
+    """
+    Run every image of a plan once through an open backend.
+
+    The next batch is read and the last one decoded while the device computes. At most two batches of raw heads exist
+    at a time: the one being computed and the one being decoded. The last batch is filled up with copies of its last
+    image; they are computed, since the batch size of a compiled model is fixed, and thrown away before decoding.
+
+    Raises
+    ------
+    SuiteTimeoutError
+        If one call takes longer than the plan allows.
+    ContractViolationError
+        If outputs are not the heads the model must have, or are not finite.
+    """
+    batches = _batches(plan.order, backend.batch)
+    # One is read into while the device computes from the other.
+    buffers = [np.empty(backend.input.shape, np.float32) for _ in range(min(2, len(batches)))]
+    parts: list[Detections] = []
+    golden: list[Heads] = []
+    with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as decoding, progress.step(plan.title) as advance:
+        coming = reading.submit(_load, feed, batches[0], buffers[0])
+        _warm_up(backend, coming.result(), plan)
+        decoded: deque[Future[Detections]] = deque()
+        for place, rows in enumerate(batches):
+            tensor = coming.result()
+            if place + 1 < len(batches):
+                coming = reading.submit(_load, feed, batches[place + 1], buffers[(place + 1) % 2])
+            with deadline(plan.call_seconds, f"{plan.title}, call {place + 1} of {len(batches)}"):
+                outputs = backend.infer(tensor)
+            if decoded:
+                parts.append(decoded.popleft().result())
+            heads = pair_heads(outputs, model, backend.batch).rows(slice(0, len(rows)))
+            golden += _leading(heads, plan.golden - sum(kept.batch for kept in golden))
+            decoded.append(decoding.submit(_decode, feed, decoder, heads, rows))
+            advance(min((place + 1) * backend.batch, len(plan.order)), len(plan.order))
+        parts += [future.result() for future in decoded]
+    return _result(plan, backend, batches, Detections.concatenate(parts), golden)
+
+
+def repeated_image(feed: Feed, backend: Backend, model: Model, row: int) -> Heads:
+    """Compute a batch in which one image fills every slot; two calls, joined, where the batch has one slot."""
+    tensor = _load(feed, [row], np.empty(backend.input.shape, np.float32))
+    calls = 2 if backend.batch == 1 else 1
+    return _joined([pair_heads(backend.infer(tensor), model, backend.batch) for _ in range(calls)])
+
+
+def _batches(order: Sequence[int], size: int) -> list[Sequence[int]]:
+    if not order:
+        raise ValueError("a pass over no image measures nothing")
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _load(feed: Feed, rows: Sequence[int], buffer: NDArray[np.float32]) -> NDArray[np.float32]:
+    feed.tensors(rows, out=buffer[: len(rows)])
+    buffer[len(rows) :] = buffer[len(rows) - 1]
+    return buffer
+
+
+def _warm_up(backend: Backend, tensor: NDArray[np.float32], plan: Plan) -> None:
+    for _ in range(plan.warm_up_calls):
+        with deadline(plan.call_seconds, f"{plan.title}, warm-up"):
+            backend.infer(tensor)
+
+
+def _decode(feed: Feed, decoder: Decoder, heads: Heads, rows: Sequence[int]) -> Detections:
+    return decoder.decode(heads, feed.image_ids[rows], feed.scales[rows], feed.sizes[rows])
+
+
+def _leading(heads: Heads, wanted: int) -> list[Heads]:
+    if wanted <= 0:
+        return []
+    rows = heads.rows(slice(0, min(wanted, heads.batch)))
+    # A slice would keep the whole raw batch alive.
+    return [Heads(tuple(head.copy() for head in rows.classes), tuple(head.copy() for head in rows.boxes))]
+
+
+def _joined(parts: Sequence[Heads]) -> Heads:
+    return Heads(
+        tuple(np.concatenate(level) for level in zip(*(part.classes for part in parts), strict=True)),
+        tuple(np.concatenate(level) for level in zip(*(part.boxes for part in parts), strict=True)),
+    )
+
+
+def _result(
+    plan: Plan, backend: Backend, batches: Sequence[Sequence[int]], detections: Detections, golden: Sequence[Heads]
+) -> Pass:
+    counted = backend.samples[-len(batches) :]
+    timing = PassTiming(
+        chip=plan.chip,
+        batch=backend.batch,
+        calls=tuple(CallSample(seconds, len(rows)) for seconds, rows in zip(counted, batches, strict=True)),
+        warm_up=tuple(backend.samples[: -len(batches)]),
+        timer=backend.timer,
+        includes_copies=backend.includes_copies,
+    )
+    return Pass(detections, timing, _joined(golden), max(0, len(detections.images) - len(plan.order)))

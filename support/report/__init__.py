@@ -1,0 +1,1 @@
+"""The verdict in forms people and machines read."""

@@ -1,0 +1,132 @@
+"""What the passes of a run show: figures, comparisons and throughput, each computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from support.agreement import Matches, match
+from support.candidate import Stage
+from support.detections import Detections
+from support.errors import NoReferenceError
+from support.heads import Heads
+from support.measurements.accuracy import ScoredPass
+from support.memory import Memory, remembered
+from support.run import Images, Run
+from support.scoring import ApFigures, score
+from support.timing import ThroughputEstimate, estimate
+
+__all__ = ["Results"]
+
+
+class Results:
+    """
+    Everything derived from the passes of one run.
+
+    Parameters
+    ----------
+    run : Run
+        Gives data, models and passes.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.memory: Memory = {}
+        self._run = run
+
+    @property
+    def images(self) -> Images:
+        """How many images the passes cover, and how many complete ones would."""
+        return self._run.images
+
+    # --- accuracy
+
+    @remembered
+    def candidate(self, batch: int) -> ScoredPass:
+        """Score the candidate at a batch size."""
+        detections = self._run.candidate(batch).detections
+        return ScoredPass(detections, self._run.score(detections))
+
+    @property
+    @remembered
+    def reference(self) -> ScoredPass:
+        """The checkpoint itself, scored on the images of this run."""
+        bundle = self._run.reference
+        detections = bundle.detections.select([image.id for image in self._run.dataset.images])
+        return ScoredPass(detections, self._run.score(detections))
+
+    @property
+    @remembered
+    def ladder(self) -> Mapping[str, float]:
+        """AP in points from the checkpoint to the candidate, stage by stage, at the spec's ladder batch."""
+        batch = self._run.spec.accuracy.ladder_batch
+        return {
+            "checkpoint": self.reference.figures.ap,
+            "raw onnx": self._stage_ap("raw onnx"),
+            "simplified onnx": self._stage_ap("simplified onnx"),
+            "candidate": self.candidate(batch).figures.ap,
+        }
+
+    @property
+    @remembered
+    def edited_ladder(self) -> Mapping[str, float]:
+        """AP in points of the graph as exported, which keeps its -inf Pads, before and after their edit."""
+        return {stage: self._stage_ap(stage) for stage in ("raw onnx", "raw onnx, Pads edited")}
+
+    @remembered
+    def _stage_ap(self, stage: Stage) -> float:
+        return self._run.score(self._run.stage_pass(stage).detections).ap
+
+    @property
+    @remembered
+    def both_scorers(self) -> tuple[ApFigures, ApFigures]:
+        """Figures of the candidate at the ladder batch by the compiled scorer, and by pycocotools."""
+        detections = self.candidate(self._run.spec.accuracy.ladder_batch).detections
+        truth = self._run.dataset.truth
+        return score(truth, detections, "hotcoco"), score(truth, detections, "pycocotools")
+
+    # --- agreement
+
+    @remembered
+    def with_reference(self, batch: int) -> Matches:
+        """Match the candidate with the checkpoint."""
+        return self._match(self.reference.detections, self.candidate(batch).detections)
+
+    @remembered
+    def between_batches(self, batch: int) -> Matches:
+        """Match the candidate with itself at another batch size: the smallest of the run that is not this one."""
+        others = [size for size in self._run.options.batches(self._run.spec) if size != batch]
+        if not others:
+            raise NoReferenceError(f"batch {batch} is the only one", remedy="name two batch sizes with --batch-sizes")
+        return self._match(self.candidate(others[0]).detections, self.candidate(batch).detections)
+
+    @remembered
+    def between_passes(self, batch: int) -> Matches:
+        """Match the timed pass with an independent pass over some of the same images."""
+        again = self._run.recheck(batch).detections
+        return self._match(again, self.candidate(batch).detections.select(again.images))
+
+    def _match(self, first: Detections, second: Detections) -> Matches:
+        return match(first, second, self._run.spec.accuracy, self._run.spec.model.max_detections)
+
+    @property
+    @remembered
+    def golden(self) -> Heads:
+        """Raw heads of the checkpoint on the golden images of this run."""
+        bundle = self._run.reference
+        ids = self._run.feed.image_ids[: self._run.spec.accuracy.golden_images].tolist()
+        if ids != list(bundle.facts.golden_ids[: len(ids)]):
+            raise NoReferenceError(f"{bundle.folder}: golden images {bundle.facts.golden_ids}", required=f"{ids} first")
+        return bundle.golden.rows(slice(0, len(ids)))
+
+    # --- throughput
+
+    @remembered
+    def throughput(self, batch: int) -> ThroughputEstimate:
+        """Estimate the throughput of the candidate at a batch size, with its interval."""
+        rules = self._run.spec.throughput
+        timing = self._run.candidate(batch).timing
+        return estimate(timing, confidence=rules.confidence, minimum_calls=rules.minimum_calls)
+
+    @property
+    def every_throughput(self) -> tuple[ThroughputEstimate, ...]:
+        """Estimates at every batch size of the run."""
+        return tuple(self.throughput(batch) for batch in self._run.options.batches(self._run.spec))

@@ -1,0 +1,311 @@
+"""One run: everything a session builds and measures, lazily and once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from support.artifacts import Artifact, ArtifactStore, Recipe
+from support.backends.onnx_runtime import OnnxCpuBackend
+from support.bins import check_bins, write_bins
+from support.candidate import BuiltModels, Stage, given_model, open_on_chip, pads_edited
+from support.capabilities import CPU, Capabilities, Chip
+from support.code import measuring_code
+from support.dataset import CocoDataset, open_dataset
+from support.detections import Decoder, Detections
+from support.engine import Pass, Plan, repeated_image, run_pass
+from support.feed import Feed, build_feed
+from support.heads import Heads
+from support.inputs import InputFormat
+from support.measurements.tensors import slot_error
+from support.memory import Memory, remembered
+from support.onnx_files import load_onnx
+from support.options import RunOptions
+from support.passes import read_pass, write_pass
+from support.progress import Progress
+from support.reference import (
+    Reference,
+    model_digest,
+    open_reference,
+    publish_reference,
+    require_same_world,
+    write_reference,
+)
+from support.scoring import ApFigures, check_scorable, score
+from support.spec import AcceptanceSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+    from support.backends.base import Backend
+    from support.checkpoint import Checkpoint
+
+__all__ = ["Images", "Recheck", "Run"]
+
+#: Images in one PyTorch call: enough to use the cores, small enough for any host.
+REFERENCE_BATCH = 4
+
+
+class Images(NamedTuple):
+    """How many images a measurement covers, and how many a complete one does."""
+
+    covered: int
+    expected: int
+
+
+class Recheck(NamedTuple):
+    """An independent second look: detections of some images, and the largest difference among slots in logits."""
+
+    detections: Detections
+    slot_error: float
+
+
+class Run:
+    """
+    Everything of one session.
+
+    Every part is built or measured when it is first asked for and remembered, failures too. Passes of the candidate
+    are measured anew in every session and shared among its workers through `session_folder`; what depends on the
+    checkpoint alone is kept in the store of artifacts, under a key that covers the code that measured it.
+
+    Parameters
+    ----------
+    options : RunOptions
+        What the user asked for.
+    spec : AcceptanceSpec
+        What is required.
+    capabilities : Capabilities
+        What the machine can do.
+    session_folder : Path
+        For passes of this session.
+    progress : Progress
+        Told of everything that takes long.
+    """
+
+    def __init__(
+        self,
+        options: RunOptions,
+        spec: AcceptanceSpec,
+        capabilities: Capabilities,
+        session_folder: Path,
+        progress: Progress,
+    ) -> None:
+        self.memory: Memory = {}
+        self.options, self.spec, self.capabilities, self.progress = options, spec, capabilities, progress
+        self.store = ArtifactStore(options.artifacts, lock_seconds=spec.timeouts.lock)
+        self.built = BuiltModels(self.store, lambda: self.checkpoint, spec, progress)
+        self._session = ArtifactStore(session_folder, lock_seconds=spec.timeouts.lock)
+        self._decoder = Decoder(spec.model)
+
+    # --- data
+
+    @property
+    @remembered
+    def chip(self) -> Chip:
+        """The device under test."""
+        return self.capabilities.chip(self.options.chip, self.options.device_id)
+
+    @property
+    @remembered
+    def whole_dataset(self) -> CocoDataset:
+        """The evaluation set as the spec names it, whatever part of it this run uses."""
+        return open_dataset(self.options.coco_root or Path(self.spec.dataset.root), self.spec.dataset)
+
+    @property
+    @remembered
+    def dataset(self) -> CocoDataset:
+        """The images of this run."""
+        limit = self.options.limit
+        return self.whole_dataset if limit is None else self.whole_dataset.limited(limit)
+
+    @property
+    @remembered
+    def feed(self) -> Feed:
+        """Network inputs of the images of this run."""
+        return build_feed(self.store, self.dataset, InputFormat.from_model(self.spec.model), self.progress)
+
+    @property
+    def images(self) -> Images:
+        """How many images this run covers, and how many a complete one does."""
+        return Images(len(self.dataset.images), self.spec.dataset.image_count)
+
+    def write_bins(self) -> None:
+        """Write and check the guide's input files where ``--write-bins`` wants them."""
+        if self.options.write_bins is not None:
+            write_bins(self.feed, self.dataset, self.options.write_bins, self.progress)
+            check_bins(self.feed, self.dataset, self.options.write_bins)
+
+    def require_dataset(self) -> None:
+        """Raise what keeps the data from being used, if anything does."""
+        _ = self.dataset
+
+    def score(self, detections: Detections) -> ApFigures:
+        """Check that detections are fit for scoring, and score them."""
+        check_scorable(detections, [image.id for image in self.dataset.images], self.spec.model)
+        return score(self.dataset.truth, detections, self.options.scorer)
+
+    # --- the checkpoint
+
+    @property
+    @remembered
+    def checkpoint(self) -> Checkpoint:
+        """The weights."""
+        from support.checkpoint import load_checkpoint
+
+        path = self.options.checkpoint or Path(self.spec.checkpoint.path)
+        return load_checkpoint(path, self.spec.model, self.spec.checkpoint)
+
+    @property
+    @remembered
+    def reference(self) -> Reference:
+        """What the checkpoint detects: the bundle given, else measured here and kept."""
+        if self.options.reference is None:
+            return open_reference(self._measured_reference().path)
+        reference = open_reference(self.options.reference)
+        require_same_world(reference, self.spec, self.whole_dataset)
+        return reference
+
+    def _measured_reference(self) -> Artifact:
+        facts = {
+            "spec_name": self.spec.name,
+            "spec_version": self.spec.version,
+            "model_digest": model_digest(self.spec.model),
+            "checkpoint_sha256": self.checkpoint.sha256,
+            "checkpoint_known_as": self.checkpoint.known_as,
+            "annotation_digest": self.dataset.annotation_digest,
+            "size_digest": self.dataset.size_digest,
+        }
+        recipe = Recipe(
+            "reference",
+            1,
+            inputs={"checkpoint": self.checkpoint.sha256, "feed": self.feed.digest, "code": measuring_code()},
+            options={**facts, "golden": self.spec.accuracy.golden_images},
+            tools=self.tools("torch", "torchvision", "effdet", "timm", "numpy"),
+        )
+        return self.store.get(recipe, "bundle", lambda folder: self._write_reference(folder, facts))
+
+    def _write_reference(self, folder: Path, facts: Mapping[str, str]) -> Mapping[str, Any]:
+        from support.backends.torch_eager import TorchBackend
+        from support.checkpoint import build_model
+
+        network = build_model(self.checkpoint, self.spec.model)
+        with TorchBackend(network, self.spec.model, REFERENCE_BATCH) as backend:
+            plan = self._plan(range(len(self.feed)), "checkpoint in PyTorch", CPU)
+            measured = run_pass(self.feed, backend, self._decoder, self.spec.model, plan, self.progress)
+        ids, checksums = self.feed.image_ids.tolist(), self.feed.checksums.tolist()
+        found = {
+            "runtime": self.tools("torch", "torchvision", "effdet", "timm", "numpy"),
+            "input_checksums": dict(zip(ids, checksums, strict=True)),
+            "golden_ids": tuple(ids[: self.spec.accuracy.golden_images]),
+            "ap": self.score(measured.detections).ap,
+        }
+        write_reference(folder, measured.detections, measured.golden, {**facts, **found})
+        return {"ap": found["ap"]}
+
+    @property
+    @remembered
+    def reference_detections(self) -> Detections:
+        """What the checkpoint detects on the images of this run."""
+        return self.reference.detections.select([image.id for image in self.dataset.images])
+
+    def record_reference(self) -> None:
+        """Write the bundle where ``--record-reference`` wants it, with the hashes of all models of this checkpoint."""
+        if self.options.record_reference is not None:
+            models = {f"bs{batch}": self.built.modified(batch).sha256 for batch in self.spec.batch_sizes}
+            publish_reference(self.reference, self.options.record_reference, models)
+
+    # --- the candidate
+
+    @remembered
+    def model(self, batch: int) -> Artifact:
+        """Return the model under test at a batch size."""
+        return given_model(self.options.onnx, batch) if self.options.onnx else self.built.modified(batch)
+
+    @remembered
+    def onnx(self, batch: int) -> onnx.ModelProto:
+        """Read the ONNX under test at a batch size."""
+        return load_onnx(self.model(batch).path)
+
+    @remembered
+    def pads_kept(self, batch: int) -> bool:
+        """Whether the Pads of the model under test were edited rather than folded away."""
+        return pads_edited(self.onnx(batch))
+
+    @remembered
+    def candidate(self, batch: int) -> Pass:
+        """Run the candidate over all images of this run."""
+        model, chip = self.model(batch), self.chip
+        recipe = Recipe("pass", 1, inputs={"model": model.sha256}, options={"batch": batch})
+        return self._kept_pass(
+            self._session, recipe, open_on_chip(model, chip), f"{chip.name}, batch {batch}", chip.name
+        )
+
+    @remembered
+    def recheck(self, batch: int) -> Recheck:
+        """Run some images again, independently: in another session of the runtime, in other slots, and repeated."""
+        model = self.model(batch)
+        recipe = Recipe("recheck", 1, inputs={"model": model.sha256}, options={"batch": batch})
+        artifact = self._session.get(recipe, "pass", lambda folder: self._write_recheck(folder, model, batch))
+        return Recheck(read_pass(artifact.path).detections, artifact.made_by["facts"]["slot_error"])
+
+    def _write_recheck(self, folder: Path, model: Artifact, batch: int) -> Mapping[str, Any]:
+        # Reversed, so that an image meets other neighbours in another slot, and cached outputs show.
+        order = list(range(len(self.feed)))[: self.spec.throughput.comparison_images][::-1]
+        title = f"{self.chip.name}, batch {batch}, again"
+        with open_on_chip(model, self.chip) as backend:
+            plan = self._plan(order, title, self.chip.name)
+            measured = run_pass(self.feed, backend, self._decoder, self.spec.model, plan, self.progress)
+            slots = repeated_image(self.feed, backend, self.spec.model, row=0)
+        return {**write_pass(folder, measured), "slot_error": slot_error(slots)}
+
+    # --- the stages before it, on the CPU
+
+    @remembered
+    def stage_heads(self, stage: Stage, batch: int) -> Heads:
+        """Raw heads of the golden images at one stage."""
+        with OnnxCpuBackend(self.built.stage(stage, batch).path) as backend:
+            order = range(min(self.spec.accuracy.golden_images, len(self.feed)))
+            plan = self._plan(order, f"{stage}, batch {batch}", CPU, warm_up_calls=0)
+            return run_pass(self.feed, backend, self._decoder, self.spec.model, plan, self.progress).golden
+
+    @remembered
+    def stage_pass(self, stage: Stage) -> Pass:
+        """Run one stage over all images at the spec's ladder batch; kept, since it depends on the checkpoint alone."""
+        model = self.built.stage(stage, self.spec.accuracy.ladder_batch)
+        recipe = Recipe(
+            "rung",
+            1,
+            inputs={"model": model.sha256, "feed": self.feed.digest, "code": measuring_code()},
+            options={"golden": self.spec.accuracy.golden_images},
+            tools=self.tools("onnxruntime", "onnxruntime-gpu", "numpy"),
+        )
+        return self._kept_pass(self.store, recipe, OnnxCpuBackend(model.path), f"{stage} on the CPU", CPU)
+
+    # --- how
+
+    def _kept_pass(self, store: ArtifactStore, recipe: Recipe, backend: Backend, title: str, chip: str) -> Pass:
+        def build(folder: Path) -> Mapping[str, Any]:
+            with backend:
+                plan = self._plan(range(len(self.feed)), title, chip)
+                return write_pass(
+                    folder, run_pass(self.feed, backend, self._decoder, self.spec.model, plan, self.progress)
+                )
+
+        return read_pass(store.get(recipe, "pass", build).path)
+
+    def _plan(self, order: Sequence[int], title: str, chip: str, *, warm_up_calls: int | None = None) -> Plan:
+        spec = self.spec
+        return Plan(
+            order=order,
+            warm_up_calls=spec.throughput.warm_up_calls if warm_up_calls is None else warm_up_calls,
+            golden=spec.accuracy.golden_images,
+            call_seconds=spec.timeouts.infer_call,
+            title=title,
+            chip=chip,
+        )
+
+    def tools(self, *names: str) -> Mapping[str, str]:
+        """Versions of those of some distributions that are installed."""
+        packages = self.capabilities.packages
+        return {name: packages[name] for name in names if name in packages}

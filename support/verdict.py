@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -74,7 +75,7 @@ def rounded_half_up(value: float, decimals: int) -> float:
     >>> rounded_half_up(33.25, 1), rounded_half_up(33.349999, 1)
     (33.3, 33.3)
     """
-    return float(Decimal(repr(value)).quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_HALF_UP))
+    return float(Decimal(repr(float(value))).quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_HALF_UP))
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ class Measurement:
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # As strings, because JSON has no NaN and a number read back from null would be no number.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Reading(_Record):
@@ -126,6 +128,13 @@ class Reading(_Record):
     limit: float
     margin: float
     inside: bool
+
+    @property
+    def relative_margin(self) -> float:
+        """Margin as a part of the limit, so that readings can be ranked; of a limit of 0 the margin itself."""
+        if not math.isfinite(self.margin):
+            return -math.inf
+        return self.margin / abs(self.limit) if self.limit else self.margin
 
 
 class ClauseVerdict(_Record):
@@ -151,7 +160,7 @@ class ClauseVerdict(_Record):
     @property
     def tightest(self) -> Reading | None:
         """The reading that is outside its limit, or the one relatively nearest to it."""
-        return min(self.readings, key=_relative_margin, default=None)
+        return min(self.readings, key=lambda reading: reading.relative_margin, default=None)
 
 
 class ReleaseVerdict(_Record):
@@ -188,12 +197,15 @@ def judge(name: str, clause: Clause, measurement: Measurement, *, batch: int | N
     Raises
     ------
     ValueError
-        If the measurement does not give exactly the quantities of the clause (and of its variant).
+        If the measurement does not give exactly the quantities of the clause (and of its variant), or an optimistic
+        value of anything else.
     """
     quantities = CATALOGUE[name].quantities
     wanted = [key for key in clause.limits if quantities[key].variant in ("", measurement.variant)]
     if measurement.values.keys() != set(wanted):
         raise ValueError(f"{name}: measured {sorted(measurement.values)}, the clause has {sorted(wanted)}")
+    if not measurement.optimistic.keys() <= set(wanted):
+        raise ValueError(f"{name}: optimistic {sorted(measurement.optimistic)}, the clause has {sorted(wanted)}")
     readings = tuple(_reading(key, measurement.values[key], clause.limits[key]) for key in wanted)
     hopes = tuple(
         _reading(key, measurement.optimistic.get(key, measurement.values[key]), clause.limits[key]) for key in wanted
@@ -277,7 +289,8 @@ def release_verdict(
     Parameters
     ----------
     verdicts : iterable of ClauseVerdict
-        What was measured; a clause judged more than once counts with its worst verdict.
+        What was measured; a clause judged more than once counts with its worst verdict, and one that decides before
+        one that only informs.
     required : iterable of (clause name, batch size or None)
         What had to be measured. A required clause without a verdict is undetermined, so nothing that keeps a test from
         running can make a session green; an empty required set is never accepted.
@@ -287,7 +300,7 @@ def release_verdict(
     worst: dict[tuple[str, int | None], ClauseVerdict] = {}
     for verdict in verdicts:
         key = (verdict.clause, verdict.batch)
-        if key not in worst or _RANK[verdict.word] > _RANK[worst[key].word]:
+        if key not in worst or _weight(verdict) > _weight(worst[key]):
             worst[key] = verdict
     wanted = tuple(required)
     session = tuple(dict.fromkeys(session_reasons))
@@ -297,7 +310,9 @@ def release_verdict(
     clauses = tuple(sorted(worst.values(), key=_table_order))
     deciding = [verdict for verdict in clauses if not verdict.informative]
     reasons = tuple(
-        dict.fromkeys([*session, *(v.reason for v in deciding if v.reason), *([] if wanted else ["partial"])])
+        dict.fromkeys(
+            [*session, *(v.reason for v in deciding if v.reason), *([] if wanted and deciding else ["partial"])]
+        )
     )
     word: Word = max((v.word for v in deciding), key=lambda item: _RANK[item], default="undetermined")
     if word == "accepted" and reasons:
@@ -308,15 +323,13 @@ def release_verdict(
 
 
 _RANK: Mapping[str, int] = MappingProxyType({"accepted": 0, "undetermined": 1, "rejected": 2})
-_FULL_DISK = (28, 122)  # ENOSPC, EDQUOT
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _ORDER = MappingProxyType({name: place for place, name in enumerate(CATALOGUE)})
+
+
+def _weight(verdict: ClauseVerdict) -> tuple[bool, int]:
+    return not verdict.informative, _RANK[verdict.word]
 
 
 def _table_order(verdict: ClauseVerdict) -> tuple[int, str, int]:
     return _ORDER.get(verdict.clause, len(_ORDER)), verdict.clause, verdict.batch or 0
-
-
-def _relative_margin(reading: Reading) -> float:
-    if not math.isfinite(reading.margin):
-        return -math.inf
-    return reading.margin / max(abs(reading.limit), 1e-12) if reading.limit else reading.margin

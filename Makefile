@@ -1,0 +1,58 @@
+# Set-up and the everyday commands. Each target makes what it needs and uses it again the next time.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+# A second environment, without torch: what a host has that only gates prebuilt models.
+CORE   := .venv-core
+KIT    := --chip cpu --spec shapes_d0
+
+.PHONY: help acceptance test lint unit slow kit perf clean
+
+help:
+	@echo "make acceptance  judge the embedded kit on this CPU: the whole chain, from checkpoint to verdict"
+	@echo "make test        lint, types, unit tests, then the acceptance and perf suites on the kit"
+	@echo "make unit        unit tests and doctests alone"
+	@echo "make slow        tests that take minutes: whole gates in other environments"
+	@echo "make perf        throughput and the suite's own speed on the kit"
+	@echo "make clean       remove what was built; the environments stay"
+
+acceptance: $(READY)
+	$(BIN)/pytest -m acceptance $(KIT)
+
+test: lint unit slow kit
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+unit: $(READY)
+	$(BIN)/pytest -W error
+	$(BIN)/pytest -W error --doctest-modules support
+
+slow: $(READY) $(CORE)/.ready
+	$(BIN)/pytest -m slow
+
+kit: $(READY)
+	$(BIN)/pytest -m "acceptance or perf or budget" $(KIT)
+
+perf: $(READY)
+	$(BIN)/pytest -m "perf or budget" $(KIT)
+
+clean:
+	rm -rf artifacts .benchmarks .hypothesis .pytest_cache .mypy_cache .ruff_cache
+
+$(READY): pyproject.toml
+	@echo "Setting up $(VENV): about two minutes and 6 GB, once."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[export,cpu,dev]'
+	@touch $@
+
+$(CORE)/.ready: pyproject.toml
+	@echo "Setting up $(CORE): half a minute, once."
+	$(PYTHON) -m venv $(CORE)
+	$(CORE)/bin/python -m pip install --quiet --disable-pip-version-check '.[cpu]'
+	@touch $@

@@ -104,6 +104,7 @@ class ArtifactStore:
     def __init__(self, root: Path, *, lock_seconds: float) -> None:
         self.root = root
         self._lock_seconds = lock_seconds
+        self._taken: dict[Path, bool] = {}
 
     def get(
         self,
@@ -142,14 +143,20 @@ class ArtifactStore:
         """
         entry = self.root / recipe.kind / recipe.key[:20]
         found = self._open(entry, recipe, name)
-        if found is not None:
-            return found
-        with self._lock(recipe):
-            # Another builder may have finished while we waited.
-            found = self._open(entry, recipe, name)
-            if found is not None:
-                return found
-            return self._build(entry, recipe, name, build, resumable=resumable, self_verifying=self_verifying)
+        if found is None:
+            with self._lock(recipe):
+                # Another builder may have finished while we waited.
+                found = self._open(entry, recipe, name) or self._build(
+                    entry, recipe, name, build, resumable=resumable, self_verifying=self_verifying
+                )
+        self._taken.setdefault(entry, found.built)
+        return found
+
+    @property
+    def summary(self) -> str:
+        """How many different artifacts this process has built, and how many it has found."""
+        built = sum(self._taken.values())
+        return f"{built} built, {len(self._taken) - built} reused in {self.root}"
 
     def _lock(self, recipe: Recipe) -> _Held:
         path = self.root / "locks" / f"{recipe.kind}-{recipe.key[:20]}.lock"

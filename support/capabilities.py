@@ -12,7 +12,7 @@ from importlib import metadata
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from support.errors import NoDeviceError, SuiteTimeoutError, ToolError, UsageError, WrongDeviceError
+from support.errors import NoDeviceError, SuiteError, SuiteTimeoutError, ToolError, UsageError, WrongDeviceError
 
 __all__ = ["CPU", "Capabilities", "Chip", "Gpu", "parse_gpus", "probe", "visible_gpus"]
 
@@ -112,7 +112,7 @@ class Capabilities(_Record):
                 required=f"an NVIDIA {name} that nvidia-smi lists",
                 remedy="run on the host that has it, or use --chip=cpu",
             )
-        if device_id >= len(self.gpus):
+        if not 0 <= device_id < len(self.gpus):
             raise NoDeviceError(f"no GPU {device_id}: {self._names()}", remedy="give --device-id one of these")
         gpu = self.gpus[device_id]
         # A name is a list of words: "T4" is not "T400" and not "T4G".
@@ -172,7 +172,7 @@ def probe(*, timeout: float) -> Capabilities:
     try:
         gpus = visible_gpus(_query_gpus(timeout), os.environ.get("CUDA_VISIBLE_DEVICES"))
         problem = "" if gpus else "nvidia-smi lists no GPU that CUDA_VISIBLE_DEVICES admits"
-    except (NoDeviceError, SuiteTimeoutError, ToolError) as error:
+    except SuiteError as error:
         problem = error.found
     return Capabilities(
         host=platform.node(),
@@ -216,9 +216,11 @@ def _query_gpus(timeout: float) -> tuple[Gpu, ...]:
         raise NoDeviceError("nvidia-smi is not on PATH")
     command = [tool, f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout, check=False
+        )
     except subprocess.TimeoutExpired:
-        raise SuiteTimeoutError(f"nvidia-smi gave no answer in {timeout:.0f} s", remedy="check the driver") from None
+        raise SuiteTimeoutError(f"nvidia-smi gave no answer in {timeout:g} s", remedy="check the driver") from None
     except OSError as error:
         raise ToolError(f"nvidia-smi cannot be started: {error}") from error
     if done.returncode != 0:

@@ -8,23 +8,28 @@ from pathlib import Path
 
 __all__ = ["measuring_code"]
 
-#: Modules that decide what a pass yields. A measurement kept from an earlier run is good only while none has changed.
+#: Modules that decide what a pass yields and how it is kept. A measurement of an earlier run is good only while none of
+#: them has changed.
 MEASURING = (
     "anchors",
     "backends/base",
     "backends/onnx_runtime",
     "backends/torch_eager",
+    "checkpoint",
     "detections",
     "engine",
+    "feed",
     "heads",
     "inputs",
     "kernels",
+    "passes",
+    "timing",
 )
 
 
 @lru_cache(maxsize=1)
 def measuring_code() -> str:
-    """SHA-256 over the source of every module between the input feed and the detections."""
+    """SHA-256 over the source of every module from feed and checkpoint to the detections."""
     digest = hashlib.sha256()
     for name in MEASURING:
         digest.update((Path(__file__).parent / f"{name}.py").read_bytes())

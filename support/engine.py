@@ -143,7 +143,8 @@ def _warm_up(backend: Backend, tensor: NDArray[np.float32], plan: Plan) -> None:
 
 
 def _decode(feed: Feed, decoder: Decoder, heads: Heads, rows: Sequence[int]) -> Detections:
-    return decoder.decode(heads, feed.image_ids[rows], feed.scales[rows], feed.sizes[rows])
+    index = np.asarray(rows)
+    return decoder.decode(heads, feed.image_ids[index], feed.scales[index], feed.sizes[index])
 
 
 def _leading(heads: Heads, wanted: int) -> list[Heads]:

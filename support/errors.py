@@ -16,6 +16,7 @@ __all__ = [
     "NoSpaceError",
     "NoTimingError",
     "NotSerialError",
+    "PartialRunError",
     "SpecError",
     "SuiteError",
     "SuiteTimeoutError",
@@ -77,6 +78,12 @@ class UsageError(SuiteError):
     """The command line or environment asks for something that makes no sense; ends as pytest's usage error."""
 
     reason = "usage"
+
+
+class PartialRunError(SuiteError):
+    """The run was asked for too little to measure this."""
+
+    reason = "partial"
 
 
 class SpecError(UsageError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
@@ -36,10 +37,12 @@ def remembered(method: Callable[Concatenate[R, P], T]) -> Callable[Concatenate[R
             try:
                 self.memory[key] = method(self, *args, **kwargs), None
             except SuiteError as error:
-                self.memory[key] = None, error
+                # A copy: the traceback of the error itself would keep the arrays of all its frames alive.
+                self.memory[key] = None, copy(error)
+                raise
         value, failure = self.memory[key]
         if failure is not None:
-            raise failure
+            raise copy(failure)
         found: T = value
         return found
 

@@ -9,7 +9,7 @@ from typing import Literal
 from support.capabilities import CPU
 from support.clauses import Mode
 from support.errors import UsageError
-from support.spec import AcceptanceSpec
+from support.spec import SPEC_FOLDER, AcceptanceSpec, spec_path
 
 __all__ = ["RunOptions", "batch_sizes_from_text"]
 
@@ -72,12 +72,15 @@ class RunOptions:
             raise UsageError("--reference and --record-reference exclude each other")
         if self.record_reference and self.mode != "build":
             raise UsageError("--record-reference measures the checkpoint", remedy="leave out --onnx")
+        if self.record_reference and self.limit is not None:
+            raise UsageError("--record-reference needs every image", remedy="leave out --limit")
 
     def not_release(self, spec: AcceptanceSpec) -> tuple[str, ...]:
         """Everything that makes this run something other than a release run."""
         given = {
             "--chip=cpu": self.chip == CPU,
             f"{spec.name} is not a published spec": not spec.published,
+            f"--spec={self.spec} is not one of this suite": spec_path(self.spec).resolve().parent != SPEC_FOLDER,
             "--limit": self.limit is not None,
             "--batch-sizes": self.batch_sizes is not None,
         }

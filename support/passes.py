@@ -22,7 +22,7 @@ KINDS = ("class", "box")
 
 def write_heads(path: Path, heads: Heads) -> None:
     """Write raw heads to an ``.npz`` file, uncompressed: their bits are noise to a compressor."""
-    arrays = {
+    arrays: dict[str, Any] = {
         f"{kind}_{level}": head
         for kind, levels in zip(KINDS, (heads.classes, heads.boxes), strict=True)
         for level, head in enumerate(levels)

@@ -44,7 +44,8 @@ class ReferenceFacts(BaseModel):
     built from the checkpoint; `files` seals the two binary files.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # As strings, because JSON has no NaN, which is the AP of images without objects.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     schema_version: Literal[1] = 1
     spec_name: str
@@ -103,10 +104,9 @@ def publish_reference(reference: Reference, folder: Path, artifacts: Mapping[str
     Raises
     ------
     UsageError
-        If the folder exists and is not an earlier bundle, which would be overwritten.
+        If there is anything but an earlier bundle, which alone may be replaced.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / FACTS).is_file():
-        raise UsageError(f"--record-reference={folder}: holds other files", remedy="name a new or an empty folder")
+    _require_replaceable(folder)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(reference.folder, partial)
@@ -115,6 +115,16 @@ def publish_reference(reference: Reference, folder: Path, artifacts: Mapping[str
     if folder.exists():
         shutil.rmtree(folder)
     partial.rename(folder)
+
+
+def _require_replaceable(folder: Path) -> None:
+    remedy = "name a new or an empty folder"
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--record-reference={folder}: not a folder", remedy=remedy)
+    # A file of the same name is not enough: everything in the folder goes when it is replaced.
+    others = sorted({path.name for path in folder.glob("*")} - {FACTS, DETECTIONS, GOLDEN})
+    if others:
+        raise UsageError(f"--record-reference={folder}: holds other files: {', '.join(others[:3])}", remedy=remedy)
 
 
 def open_reference(folder: Path) -> Reference:
@@ -135,26 +145,32 @@ def open_reference(folder: Path) -> Reference:
         )
     try:
         facts = ReferenceFacts.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise WrongDataError(f"{path}: not a reference: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        raise WrongDataError(f"{path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise WrongDataError(f"{path}: not a reference: {where}: {first['msg']}") from None
     for name in (DETECTIONS, GOLDEN):
         _check_seal(folder / name, facts.files.get(name, ""))
     return Reference(folder, facts)
 
 
 def _check_seal(path: Path, sealed: str) -> None:
-    found = file_sha256(path) if path.is_file() else "missing"
-    if found != sealed:
+    found = file_sha256(path) if path.is_file() else None
+    if found is None or found != sealed:
         raise WrongDataError(
-            f"{path} is {found}",
+            f"{path} is {f'sha256 {found}' if found else 'missing'}",
             required=f"sha256 {sealed}",
             remedy="record the reference again with --record-reference",
         )
 
 
-def require_same_world(reference: Reference, spec: AcceptanceSpec, dataset: CocoDataset) -> None:
+def require_same_world(
+    reference: Reference, spec: AcceptanceSpec, dataset: CocoDataset, checkpoint_sha256: str | None
+) -> None:
     """
-    Check that a bundle was measured with this spec's model, on this dataset and, if the spec pins one, this checkpoint.
+    Check that a bundle was measured with this spec's model, on this dataset and, if it is known, this checkpoint.
 
     Raises
     ------
@@ -166,7 +182,7 @@ def require_same_world(reference: Reference, spec: AcceptanceSpec, dataset: Coco
         "model table of the spec": (facts.model_digest, model_digest(spec.model)),
         "annotations": (facts.annotation_digest, dataset.annotation_digest),
         "image sizes": (facts.size_digest, dataset.size_digest),
-        "checkpoint": (facts.checkpoint_sha256, spec.checkpoint.sha256 or facts.checkpoint_sha256),
+        "checkpoint": (facts.checkpoint_sha256, checkpoint_sha256 or facts.checkpoint_sha256),
     }
     for what, (recorded, here) in pairs.items():
         if recorded != here:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from support.agreement import Matches, match
 from support.candidate import Stage
 from support.detections import Detections
-from support.errors import NoReferenceError
+from support.errors import NoReferenceError, PartialRunError
 from support.heads import Heads
 from support.measurements.accuracy import ScoredPass
 from support.memory import Memory, remembered
@@ -95,7 +95,7 @@ class Results:
         """Match the candidate with itself at another batch size: the smallest of the run that is not this one."""
         others = [size for size in self._run.options.batches(self._run.spec) if size != batch]
         if not others:
-            raise NoReferenceError(f"batch {batch} is the only one", remedy="name two batch sizes with --batch-sizes")
+            raise PartialRunError(f"batch {batch} is the only one", remedy="name two batch sizes with --batch-sizes")
         return self._match(self.candidate(others[0]).detections, self.candidate(batch).detections)
 
     @remembered

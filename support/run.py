@@ -163,7 +163,9 @@ class Run:
         if self.options.reference is None:
             return open_reference(self._measured_reference().path)
         reference = open_reference(self.options.reference)
-        require_same_world(reference, self.spec, self.whole_dataset)
+        # The models built here come from the checkpoint that is here, which need not be the one the spec pins.
+        here = self.checkpoint if self.options.mode == "build" else self.spec.checkpoint
+        require_same_world(reference, self.spec, self.whole_dataset, here.sha256)
         return reference
 
     def _measured_reference(self) -> Artifact:
@@ -191,7 +193,7 @@ class Run:
 
         network = build_model(self.checkpoint, self.spec.model)
         with TorchBackend(network, self.spec.model, REFERENCE_BATCH) as backend:
-            plan = self._plan(range(len(self.feed)), "checkpoint in PyTorch", CPU)
+            plan = self._plan(range(len(self.feed)), "checkpoint in PyTorch", CPU, warm_up_calls=0)
             measured = run_pass(self.feed, backend, self._decoder, self.spec.model, plan, self.progress)
         ids, checksums = self.feed.image_ids.tolist(), self.feed.checksums.tolist()
         found = {
@@ -202,12 +204,6 @@ class Run:
         }
         write_reference(folder, measured.detections, measured.golden, {**facts, **found})
         return {"ap": found["ap"]}
-
-    @property
-    @remembered
-    def reference_detections(self) -> Detections:
-        """What the checkpoint detects on the images of this run."""
-        return self.reference.detections.select([image.id for image in self.dataset.images])
 
     def record_reference(self) -> None:
         """Write the bundle where ``--record-reference`` wants it, with the hashes of all models of this checkpoint."""
@@ -254,7 +250,7 @@ class Run:
         order = list(range(len(self.feed)))[: self.spec.throughput.comparison_images][::-1]
         title = f"{self.chip.name}, batch {batch}, again"
         with open_on_chip(model, self.chip) as backend:
-            plan = self._plan(order, title, self.chip.name)
+            plan = self._plan(order, title, self.chip.name, warm_up_calls=0)
             measured = run_pass(self.feed, backend, self._decoder, self.spec.model, plan, self.progress)
             slots = repeated_image(self.feed, backend, self.spec.model, row=0)
         return {**write_pass(folder, measured), "slot_error": slot_error(slots)}
@@ -277,7 +273,7 @@ class Run:
             "rung",
             1,
             inputs={"model": model.sha256, "feed": self.feed.digest, "code": measuring_code()},
-            options={"golden": self.spec.accuracy.golden_images},
+            options={"model": model_digest(self.spec.model), "golden": self.spec.accuracy.golden_images},
             tools=self.tools("onnxruntime", "onnxruntime-gpu", "numpy"),
         )
         return self._kept_pass(self.store, recipe, OnnxCpuBackend(model.path), f"{stage} on the CPU", CPU)

@@ -74,7 +74,7 @@ class Clause(_Model):
     """One rule: in which modes and on which chips it is required, its limits, and the first suspect when it is red."""
 
     title: Text
-    modes: tuple[Mode, ...]
+    modes: tuple[Mode, ...] = Field(min_length=1)
     chips: tuple[Text, ...] = ()
     suspect: Text
     limits: Mapping[str, Limit]
@@ -136,6 +136,12 @@ class Model(_Model):
         if not all(0 <= channel <= 1 for channel in value):
             raise ValueError("mean and std are fractions of 1, not grey levels of 255")
         return value
+
+    @model_validator(mode="after")
+    def _has_levels(self) -> Model:
+        if self.min_level > self.max_level:
+            raise ValueError(f"min_level {self.min_level} is above max_level {self.max_level}")
+        return self
 
 
 class Graph(_Model):
@@ -254,6 +260,7 @@ class AcceptanceSpec(_Model):
         _require_catalogue(self.clauses)
         _require_batches(self)
         _require_baselines(self)
+        _require_chips(self)
         return self
 
     @property
@@ -325,16 +332,28 @@ def _require_batches(spec: AcceptanceSpec) -> None:
 
 def _require_baselines(spec: AcceptanceSpec) -> None:
     wanted = {
-        "throughput.baseline_310": spec.throughput.baseline_310,
-        "throughput.baseline_t4": spec.throughput.baseline_t4,
-        **{f"throughput.same_chip.{chip}": name for chip, name in spec.throughput.same_chip.items()},
+        "throughput.baseline_310": ("310", spec.throughput.baseline_310),
+        "throughput.baseline_t4": ("T4", spec.throughput.baseline_t4),
+        **{f"throughput.same_chip.{chip}": (chip, name) for chip, name in spec.throughput.same_chip.items()},
     }
-    for key, name in wanted.items():
-        if name not in spec.baselines:
+    for key, (chip, name) in wanted.items():
+        baseline = spec.baselines.get(name)
+        if baseline is None:
             raise ValueError(f"{key}: no baseline is named {name!r}; known are {', '.join(sorted(spec.baselines))}")
-        missing = set(spec.batch_sizes) - spec.baselines[name].images_per_second.keys()
+        if baseline.chip != chip:
+            raise ValueError(f"{key}: baseline {name!r} is of a {baseline.chip}, not of a {chip}")
+        missing = set(spec.batch_sizes) - baseline.images_per_second.keys()
         if missing:
             raise ValueError(f"baselines.{name}.images_per_second: no figure for batch {sorted(missing)}")
+
+
+def _require_chips(spec: AcceptanceSpec) -> None:
+    # A misspelt chip would keep its clause from ever being required.
+    for name, clause in spec.clauses.items():
+        unknown = [chip for chip in clause.chips if chip not in spec.throughput.same_chip]
+        if unknown:
+            known = ", ".join(spec.throughput.same_chip)
+            raise ValueError(f"clauses.{name}.chips: unknown {', '.join(unknown)}; throughput.same_chip has {known}")
 
 
 def spec_path(name_or_path: str) -> Path:
@@ -358,7 +377,8 @@ def load_spec(name_or_path: str) -> AcceptanceSpec:
     """
     Read and validate a spec.
 
-    A spec may name another in ``extends``; its tables are then laid over those of the other.
+    A spec may name another in ``extends``, by name or by a path relative to its own folder; its tables are then laid
+    over those of the other.
 
     Parameters
     ----------
@@ -390,19 +410,27 @@ def _read_tables(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         return tables
     if not isinstance(base, str):
         raise SpecError(f"{path}: extends: {base!r} must be the name of a spec")
-    return _laid_over(_read_tables(spec_path(base), (*seen, path.resolve())), tables)
+    try:
+        below = spec_path(str(path.parent / base) if base.endswith(".toml") else base)
+    except SpecError as error:
+        raise SpecError(f"{path}: extends: {error.found}", required=error.required) from None
+    return _laid_over(_read_tables(below, (*seen, path.resolve())), tables)
 
 
 def _laid_over(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in top.items():
         below = merged.get(key)
-        # A limit is replaced whole: half of an inherited one must not survive under a new source.
-        whole = isinstance(value, dict) and "unit" in value
-        merged[key] = (
-            _laid_over(below, value) if isinstance(value, dict) and isinstance(below, dict) and not whole else value
-        )
+        if isinstance(value, dict) and isinstance(below, dict) and not _OF_ONE_SOURCE & {*below, *value}:
+            merged[key] = _laid_over(below, value)
+        else:
+            merged[key] = value
     return merged
+
+
+#: What tells a limit and a baseline from other tables. Each is replaced whole: half of an inherited one must not
+#: survive beside a new number or source.
+_OF_ONE_SOURCE = {"unit", "images_per_second"}
 
 
 def _describe(error: ValidationError) -> str:

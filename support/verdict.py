@@ -100,6 +100,8 @@ class Measurement:
     optimistic : mapping of str to float
         For values that are the bad end of a confidence interval, its good end: a limit between the two is neither
         kept nor broken, but *inconclusive*.
+    origin : mapping of str to str
+        What was measured, such as the hash of a model.
     """
 
     values: Mapping[str, float]
@@ -220,7 +222,7 @@ def judge(name: str, clause: Clause, measurement: Measurement, *, batch: int | N
         count=measurement.count,
         expected=measurement.expected,
         findings=measurement.findings,
-        suspect="" if word == "accepted" else measurement.suspect or clause.suspect,
+        suspect=measurement.suspect or clause.suspect if word == "rejected" or reason == "inconclusive" else "",
         informative=measurement.informative,
         origin=dict(measurement.origin),
     )
@@ -242,6 +244,9 @@ def _reading(name: str, value: float, limit: Limit) -> Reading:
 
 def _decide(readings: Sequence[Reading], hopes: Sequence[Reading], measurement: Measurement) -> tuple[Word, str]:
     if not readings or not all(math.isfinite(reading.value) for reading in readings):
+        return "undetermined", "internal-error"
+    # The good end of an interval may be infinite, but not no number.
+    if any(math.isnan(hope.value) for hope in hopes):
         return "undetermined", "internal-error"
     if measurement.count <= 0 or measurement.count < measurement.expected:
         return "undetermined", "partial"

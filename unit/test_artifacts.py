@@ -345,3 +345,15 @@ def test_a_builder_killed_midway_leaves_nothing_that_looks_finished(store, tmp_p
     artifact = store.get(RECIPE, "a.txt", build)
     assert isinstance(artifact, Artifact)
     assert artifact.path.read_text() == "hello"
+
+
+def test_the_summary_counts_each_artifact_once_as_built_or_reused(tmp_path):
+    def taken(store):
+        for kind in ("onnx", "feed", "feed"):
+            store.get(Recipe(kind, 1, {}), "product", lambda path: path.write_text("x") and {})
+        return store.summary
+
+    first, second = (ArtifactStore(tmp_path, lock_seconds=5) for _ in range(2))
+
+    assert taken(first) == f"2 built, 0 reused in {tmp_path}"
+    assert taken(second) == f"0 built, 2 reused in {tmp_path}"

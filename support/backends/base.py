@@ -17,7 +17,7 @@ from support.errors import ContractViolationError, ToolError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Backend", "TensorInfo"]
+__all__ = ["Backend", "TensorInfo", "only_input", "runtime_failure"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,12 @@ class Backend(ABC):
 
     def __enter__(self) -> Self:
         self.samples = []
-        self.input, self.outputs = self._open()
+        try:
+            self.input, self.outputs = self._open()
+        except BaseException:
+            # A context that was not entered is not left, and a half-opened session holds the device.
+            self._close()
+            raise
         return self
 
     def __exit__(
@@ -108,8 +113,8 @@ class Backend(ABC):
         found = TensorInfo(self.input.name, tensor.shape, tensor.dtype.name)
         if found != self.input:
             raise ValueError(f"the input is {found}, the model takes {self.input}")
-        if not tensor.flags.c_contiguous:
-            raise ValueError(f"the input {found} is not C-contiguous")
+        if not (tensor.flags.c_contiguous and tensor.dtype.isnative):
+            raise ValueError(f"the input {found} must be C-contiguous and of native byte order")
 
     def _check_outputs(self, outputs: Mapping[str, NDArray[Any]]) -> None:
         found = {name: TensorInfo(name, value.shape, value.dtype.name) for name, value in outputs.items()}

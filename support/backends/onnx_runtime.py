@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from support.backends.base import Backend, TensorInfo, only_input, runtime_failure
-from support.errors import ContractViolationError, NoDeviceError, ToolError, WrongDeviceError
+from support.errors import ContractViolationError, NoDeviceError, SuiteError, ToolError, WrongDeviceError
 
 __all__ = ["CudaBackend", "OnnxCpuBackend"]
 
@@ -72,6 +72,8 @@ class _OnnxBackend(Backend):
         names = [info.name for info in self.outputs]
         try:
             arrays = self._session.run(names, {self.input.name: tensor})
+        except SuiteError:  # the alarm of a deadline, which arrives when the native call returns
+            raise
         except Exception as error:  # as above
             raise runtime_failure(f"ONNX Runtime running {self._path.name}", error) from error
         return dict(zip(names, arrays, strict=True))

@@ -176,15 +176,16 @@ def stage_ap(
         edits[name] = change
     if not steps or not edits:
         raise ValueError(f"ladders of {list(ladder)} and {list(edited)} have no step to measure")
-    worst = max(steps, key=steps.__getitem__)
+    everything = {**steps, **edits}
+    worst = max(everything, key=everything.__getitem__)
     return Measurement(
-        {"ap_change": steps[worst], "padded_ap_change": max(edits.values())},
+        {"ap_change": max(steps.values()), "padded_ap_change": max(edits.values())},
         count,
         expected,
         findings=(
             f"ladder: {', '.join(f'{name} {value:.4f}' for name, value in ladder.items())}",
             f"edit of the Pads: {', '.join(f'{name} {value:.4f}' for name, value in edited.items())}",
-            f"largest change {steps[worst]:.4f} at {worst}",
+            f"largest change {everything[worst]:.4f} at {worst}",
         ),
         suspect=f"stage {worst}",
     )

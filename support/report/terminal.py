@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -15,7 +16,10 @@ from support.verdict import REASONS, ClauseVerdict, Reading, ReleaseVerdict
 __all__ = ["describe", "render"]
 
 STYLE = {"accepted": "green", "rejected": "bold red", "undetermined": "yellow"}
+#: The clause whose findings are worth reading when all is well: where the AP comes from, stage by stage.
+LADDER = "stage_ap"
 SIGN = {"min": "≥", "max": "≤"}
+SHORT = {"AP points": "AP"}
 
 
 def render(verdict: ReleaseVerdict, *, width: int, color: bool) -> str:
@@ -33,11 +37,12 @@ def render(verdict: ReleaseVerdict, *, width: int, color: bool) -> str:
     color : bool
         Whether to write colour codes.
     """
-    console = Console(file=io.StringIO(), width=width, force_terminal=color, no_color=not color, highlight=False, emoji=False)
+    console = Console(
+        file=io.StringIO(), width=width, force_terminal=color, no_color=not color, highlight=False, emoji=False
+    )
     console.print(_table(verdict.clauses))
-    for clause in verdict.clauses:
-        if clause.word != "accepted" or clause.informative:
-            console.print(_plain(describe(clause)), style=STYLE[clause.word])
+    for style, text in _explanations(verdict.clauses):
+        console.print("\n".join(map(_plain, text.splitlines())), style=style, soft_wrap=True)
     for reason in verdict.reasons:
         console.print(f"[yellow]{_plain(reason)}[/]: {_plain(REASONS[reason])}")
     console.print(f"[{STYLE[verdict.word]}]{_plain(verdict.line)}[/]")
@@ -50,6 +55,8 @@ def describe(verdict: ClauseVerdict) -> str:
     """
     Say in words what a clause found: verdict, measured against required, count, worst findings, first suspect.
 
+    Control characters are shown and not sent: names come from files nobody has vouched for.
+
     Examples
     --------
     >>> print(describe(ClauseVerdict(clause="coverage", batch=4, word="undetermined", reason="no-data")))
@@ -57,60 +64,86 @@ def describe(verdict: ClauseVerdict) -> str:
     """
     readings = "; ".join(_comparison(reading) for reading in verdict.readings if not reading.inside)
     head = ", ".join(part for part in (verdict.reason, readings, _count(verdict)) if part)
-    lines = [f"{verdict.word}  {verdict.label}: {head}" if head else f"{verdict.word}  {verdict.label}"]
+    lines = [f"{verdict.word}  {verdict.label}{': ' if head else ''}{head}"]
     lines += [f"    {line}" for finding in verdict.findings[:5] for line in finding.splitlines()]
     if verdict.suspect:
         lines.append(f"    first suspect: {verdict.suspect}")
-    return "\n".join(lines)
+    return "\n".join(_visible(line) for line in lines)
 
 
-def _table(clauses: Iterable[ClauseVerdict]) -> Table:
-    table = Table(title="Release gate", title_justify="left", expand=True)
-    for name in ("clause", "batch", "measured", "limit", "margin", "count", "verdict", "first suspect"):
-        right = name in ("measured", "limit", "margin", "count")
-        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name == "clause")
+def _explanations(clauses: Sequence[ClauseVerdict]) -> Iterator[tuple[str, str]]:
+    """Give what stands behind the rows: the ladder, rejections, and each cause of undetermined clauses once."""
+    for clause in clauses:
+        if clause.word == "rejected" or clause.informative:
+            yield STYLE[clause.word], describe(clause)
+        elif clause.clause == LADDER and clause.readings:
+            yield "", "\n".join(clause.findings)
+    causes: dict[tuple[str, str], list[str]] = {}
+    for clause in clauses:
+        if clause.word == "undetermined" and not clause.informative:
+            # The findings of a measured clause are no cause of its being partial.
+            cause = "" if clause.readings else "\n".join(clause.findings[:5])
+            causes.setdefault((clause.reason, cause), []).append(clause.clause)
+    for (reason, cause), names in causes.items():
+        lines = [f"undetermined  {reason}: {', '.join(dict.fromkeys(names))}", *cause.splitlines()]
+        yield STYLE["undetermined"], "\n    ".join(lines)
+
+
+def _table(clauses: Sequence[ClauseVerdict]) -> Table:
+    suspects = any(clause.suspect for clause in clauses)
+    table = Table(title="Release gate", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("clause", "batch", "quantity"):
+        table.add_column(name, no_wrap=True)
+    for name in ("measured", "limit", "margin", "count"):
+        table.add_column(name, no_wrap=True, justify="right")
+    table.add_column("verdict", no_wrap=True)
+    if suspects:
+        table.add_column("first suspect")
     for batch, clause in _rows(clauses):
-        reading = clause.tightest
-        word = clause.word + (f" ({clause.reason})" if clause.reason else "")
-        table.add_row(
-            _plain(clause.clause),
-            batch,
-            _plain(f"{reading.name} {_number(reading.value)}") if reading else "–",
-            _plain(f"{SIGN[reading.direction]} {_number(reading.limit)} {reading.unit}") if reading else "–",
-            f"{reading.margin:+.3g}" if reading else "–",
-            f"{clause.count}/{clause.expected}" if clause.expected else "–",
-            f"[{STYLE[clause.word]}]{'finding' if clause.informative else _plain(word)}[/]",
-            _plain(clause.suspect),
-        )
+        cells = _cells(batch, clause)
+        table.add_row(*cells, *([_plain(clause.suspect)] if suspects else []))
     return table
 
 
+def _cells(batch: str, clause: ClauseVerdict) -> tuple[str, ...]:
+    reading = clause.tightest
+    word = _plain(("finding" if clause.informative else clause.word) + (f" ({clause.reason})" if clause.reason else ""))
+    measured = ("–",) * 4
+    if reading is not None:
+        limit = f"{SIGN[reading.direction]} {_number(reading.limit)} {SHORT.get(reading.unit, _plain(reading.unit))}"
+        measured = _plain(reading.name), _number(reading.value), limit, f"{reading.margin:+.3g}"
+    return (
+        _plain(clause.clause),
+        batch,
+        *measured,
+        f"{clause.count}/{clause.expected}" if clause.expected else "–",
+        f"[{STYLE[clause.word]}]{word}[/]",
+    )
+
+
 def _rows(clauses: Iterable[ClauseVerdict]) -> Iterator[tuple[str, ClauseVerdict]]:
-    for _, group in groupby(clauses, key=lambda clause: (clause.clause, clause.word, clause.reason)):
+    for (_, word, *_), group in groupby(clauses, key=_alike):
         rows = list(group)
-        if len(rows) > 1 and not rows[0].readings:
-            yield _span(rows), rows[0]
-        elif len(rows) > 1 and rows[0].word == "accepted":
-            worst = min(rows, key=_relative)
-            yield (
-                f"{_span(rows)}, worst {worst.batch}" if len({row.readings for row in rows}) > 1 else _span(rows),
-                worst,
-            )
+        equal = len({row.readings for row in rows}) == 1
+        if len(rows) > 1 and word != "rejected" and (equal or word == "accepted"):
+            worst = min(rows, key=_relative_margin)
+            yield f"{rows[0].batch}–{rows[-1].batch}{'' if equal else f', worst {worst.batch}'}", worst
         else:
             yield from (("" if row.batch is None else str(row.batch), row) for row in rows)
 
 
-def _span(rows: list[ClauseVerdict]) -> str:
-    return f"{rows[0].batch}–{rows[-1].batch}"
+def _alike(verdict: ClauseVerdict) -> tuple[str, str, str, bool, bool]:
+    return verdict.clause, verdict.word, verdict.reason, verdict.informative, bool(verdict.readings)
 
 
-def _relative(verdict: ClauseVerdict) -> float:
+def _relative_margin(verdict: ClauseVerdict) -> float:
     reading = verdict.tightest
-    return reading.margin / max(abs(reading.limit), 1e-12) if reading else 0.0
+    return reading.relative_margin if reading else 0.0
 
 
 def _comparison(reading: Reading) -> str:
-    limit = f"{SIGN[reading.direction]} {_number(reading.limit)}"
+    # The margin shows how far outside a value is that looks like its limit when it is printed.
+    limit = f"{SIGN[reading.direction]} {_number(reading.limit)}, margin {reading.margin:+.3g}"
     return f"{reading.name} {_number(reading.value)} {reading.unit}, required {limit}"
 
 
@@ -119,9 +152,12 @@ def _count(verdict: ClauseVerdict) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if value == int(value) and abs(value) < 1e6 else f"{value:.4g}"
+    return f"{value:.0f}" if value.is_integer() and abs(value) < 1e6 else f"{value:.4g}"
 
 
 def _plain(text: str) -> str:
-    """Escape markup and control characters: names come from files nobody has vouched for."""
-    return escape("".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text))
+    return escape(_visible(text))
+
+
+def _visible(line: str) -> str:
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)

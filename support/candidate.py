@@ -11,6 +11,7 @@ from support.backends.base import Backend
 from support.backends.onnx_runtime import CudaBackend, OnnxCpuBackend
 from support.capabilities import CPU, Chip
 from support.checkpoint import Checkpoint
+from support.deadline import deadline
 from support.errors import NoDataError
 from support.memory import Memory, remembered
 from support.pads import pad_fills
@@ -53,7 +54,8 @@ class BuiltModels:
         from support.stages.onnx_from_pth import onnx_from_pth
 
         spec = self._spec
-        return onnx_from_pth(self._store, self._checkpoint(), spec.model, spec.graph, batch, self._progress)
+        with deadline(spec.timeouts.export, "the export to ONNX"):
+            return onnx_from_pth(self._store, self._checkpoint(), spec.model, spec.graph, batch, self._progress)
 
     @remembered
     def simplified(self, batch: int) -> Artifact:

@@ -20,8 +20,8 @@ def deadline(seconds: float, step: str) -> Iterator[None]:
     Interrupt a step that takes too long.
 
     The alarm reaches Python code and whatever returns to it; native code that never returns needs a process of its
-    own. Only the main thread can be interrupted, elsewhere the limit has no effect. An outer alarm (pytest-timeout
-    uses one) is put back afterwards, with the time that is left of it.
+    own. Only the main thread can be interrupted, elsewhere the limit has no effect. An outer alarm is put back
+    afterwards, with the time that is left of it.
 
     Parameters
     ----------

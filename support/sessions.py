@@ -8,6 +8,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from support.errors import BuildFailedError
+
 __all__ = ["SessionFolder"]
 
 
@@ -31,9 +33,19 @@ class SessionFolder:
 
     @classmethod
     def opened(cls, root: Path) -> SessionFolder:
-        """Open a new folder under `root`, clearing away what killed sessions left."""
+        """
+        Open a new folder under `root`, clearing away what killed sessions left.
+
+        Raises
+        ------
+        BuildFailedError
+            If `root` cannot be written.
+        """
         folder = root / "sessions"
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BuildFailedError(f"{root} cannot be written: {error}", remedy="give --artifacts=DIR") from error
         for left in folder.glob("*.lock"):
             _clear(left)
         path = folder / uuid.uuid4().hex

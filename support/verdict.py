@@ -222,7 +222,7 @@ def judge(name: str, clause: Clause, measurement: Measurement, *, batch: int | N
         count=measurement.count,
         expected=measurement.expected,
         findings=measurement.findings,
-        suspect=measurement.suspect or clause.suspect if word == "rejected" or reason == "inconclusive" else "",
+        suspect=measurement.suspect or clause.suspect if word == "rejected" else "",
         informative=measurement.informative,
         origin=dict(measurement.origin),
     )

@@ -252,17 +252,20 @@ def test_a_junit_report_tells_the_verdict(world):
     assert 'name="release verdict"' in (world.folder / "report.xml").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.needs_torch
 @pytest.mark.parametrize("command", [command for command in EXECUTED if command not in {RECORD, BINS, JUNIT, NPU}])
 def test_a_command_ends_as_described(recorded, command):
     recorded.run(command)
 
 
+@pytest.mark.slow
 @pytest.mark.needs_torch
 def test_a_recorded_reference_is_where_it_was_asked_for(recorded):
     assert {path.name for path in (recorded.folder / "ref").iterdir()} >= {"reference.json", "detections.npz"}
 
 
+@pytest.mark.slow
 @pytest.mark.needs_torch
 def test_input_files_are_where_they_were_asked_for(recorded):
     recorded.run(BINS)
@@ -270,6 +273,7 @@ def test_input_files_are_where_they_were_asked_for(recorded):
     assert len(list((recorded.folder / "bins").glob("*.bin"))) == IMAGES
 
 
+@pytest.mark.slow
 @pytest.mark.needs_torch
 def test_the_t4_protocol_prints_a_table_for_the_spec(recorded):
     _, *words = shlex.split(T4_PROTOCOL)

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,7 +60,7 @@ def calls(monkeypatch):
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    for batch in (1, 4):
+    for batch in (1, 4, 8):
         (folder / f"{batch}.onnx").write_text(f"model {batch}")
     return folder
 
@@ -69,8 +68,14 @@ def store(tmp_path_factory):
 @pytest.fixture
 def start(store, tmp_path):
     def start(session="session", spec=SMALL, **options):
-        asked = {"coco_root": KIT, "onnx": f"{store}/{{batch}}.onnx", "limit": IMAGES, "artifacts": store / "artifacts"}
-        chosen = RunOptions(spec="shapes_d0", batch_sizes=(1, 4), **(asked | options))
+        asked = {
+            "coco_root": KIT,
+            "onnx": f"{store}/{{batch}}.onnx",
+            "limit": IMAGES,
+            "artifacts": store / "artifacts",
+            "batch_sizes": (1, 4),
+        }
+        chosen = RunOptions(spec="shapes_d0", **(asked | options))
         return Run(chosen, spec, MACHINE, tmp_path / session, SilentProgress())
 
     return start
@@ -154,21 +159,19 @@ def test_a_failure_of_the_device_fails_once(start, monkeypatch):
 
 
 def test_batch_sizes_are_compared_with_the_smallest_other_one(start, calls):
-    run = start()
+    run = start(batch_sizes=(1, 4, 8))
     results = Results(run)
-    for batch, other in ((1, 4), (4, 1)):
+    for batch, other in ((1, 4), (4, 1), (8, 1)):
         matches = results.between_batches(batch)
         assert matches.reference is run.candidate(other).detections
         assert matches.candidate is run.candidate(batch).detections
         assert matches.unmatched == 0
-    assert sorted(len(call[0]) for call in calls) == [1, 4]
+    assert sorted(len(call[0]) for call in calls) == [1, 4, 8]
 
 
 def test_one_batch_size_cannot_be_compared(start, calls):
-    run = start()
-    run.options = replace(run.options, batch_sizes=(4,))
     with pytest.raises(PartialRunError, match="batch 4 is the only one"):
-        Results(run).between_batches(4)
+        Results(start(batch_sizes=(4,))).between_batches(4)
     assert calls == []
 
 

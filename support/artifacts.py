@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from support.errors import BuildFailedError, NoSpaceError, SuiteError, SuiteTimeoutError
 
-__all__ = ["Artifact", "ArtifactStore", "Recipe", "file_sha256"]
+__all__ = ["Artifact", "ArtifactStore", "Recipe", "disk_error", "file_sha256"]
 
 MANIFEST = "artifact.json"
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
@@ -197,7 +197,7 @@ class ArtifactStore:
             if full or not resumable:
                 _remove(partial)
             if isinstance(error, OSError):
-                raise _disk_error(error, f"building {recipe.kind}", self.root) from error
+                raise disk_error(error, f"building {recipe.kind}", self.root) from error
             raise
         return _artifact(entry / name, recipe, manifest, built=True)
 
@@ -219,7 +219,7 @@ class _Held:
                 remedy="wait for it, stop it, or use another --artifacts=DIR",
             ) from None
         except OSError as error:
-            raise _disk_error(error, f"locking {self._path.stem}", self._root) from error
+            raise disk_error(error, f"locking {self._path.stem}", self._root) from error
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
@@ -290,7 +290,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _disk_error(error: OSError, step: str, root: Path) -> SuiteError:
+def disk_error(error: OSError, step: str, root: Path) -> SuiteError:
+    """Say what an error of the disk under a store means to the user: no space, or a failed step."""
     if error.errno not in _FULL_DISK:
         return BuildFailedError(
             f"{step} in {root} failed: {error}",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from support.errors import BuildFailedError
+from support.artifacts import disk_error
 
 __all__ = ["SessionFolder"]
 
@@ -38,14 +38,14 @@ class SessionFolder:
 
         Raises
         ------
-        BuildFailedError
-            If `root` cannot be written.
+        NoSpaceError, BuildFailedError
+            If `root` is full or cannot be written.
         """
         folder = root / "sessions"
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise BuildFailedError(f"{root} cannot be written: {error}", remedy="give --artifacts=DIR") from error
+            raise disk_error(error, "opening a session", root) from error
         for left in folder.glob("*.lock"):
             _clear(left)
         path = folder / uuid.uuid4().hex

@@ -309,8 +309,9 @@ def release_verdict(
             worst[key] = verdict
     wanted = tuple(required)
     session = tuple(dict.fromkeys(session_reasons))
+    # Only what stops a session explains why a clause was not measured.
+    absent = next((reason for reason in session if reason in _STOPPING), "partial")
     for name, batch in wanted:
-        absent = session[0] if session else "partial"
         worst.setdefault((name, batch), ClauseVerdict(clause=name, batch=batch, word="undetermined", reason=absent))
     clauses = tuple(sorted(worst.values(), key=_table_order))
     deciding = [verdict for verdict in clauses if not verdict.informative]
@@ -327,6 +328,7 @@ def release_verdict(
     )
 
 
+_STOPPING = ("interrupted", "internal-error", "no-space")
 _RANK: Mapping[str, int] = MappingProxyType({"accepted": 0, "undetermined": 1, "rejected": 2})
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _ORDER = MappingProxyType({name: place for place, name in enumerate(CATALOGUE)})

@@ -13,6 +13,7 @@ from support.candidate import BuiltModels, Stage, given_model, open_on_chip, pad
 from support.capabilities import CPU, Capabilities, Chip
 from support.code import measuring_code
 from support.dataset import CocoDataset, open_dataset
+from support.deadline import deadline
 from support.detections import Decoder, Detections
 from support.engine import Pass, Plan, repeated_image, run_pass
 from support.feed import Feed, build_feed
@@ -252,7 +253,8 @@ class Run:
         with open_on_chip(model, self.chip) as backend:
             plan = self._plan(order, title, self.chip.name, warm_up_calls=0)
             measured = run_pass(self.feed, backend, self._decoder, self.spec.model, plan, self.progress)
-            slots = repeated_image(self.feed, backend, self.spec.model, row=0)
+            with deadline(self.spec.timeouts.infer_call, f"{title}, one image repeated"):
+                slots = repeated_image(self.feed, backend, self.spec.model, row=0)
         return {**write_pass(folder, measured), "slot_error": slot_error(slots)}
 
     # --- the stages before it, on the CPU

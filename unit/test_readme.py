@@ -13,7 +13,8 @@ import pytest
 
 from fixtures.options import pytest_addoption
 from support.clauses import CATALOGUE
-from support.spec import tomllib
+from support.dataset import open_dataset
+from support.spec import load_spec, tomllib
 from support.verdict import EXIT_STATUS, REASONS
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -29,7 +30,12 @@ extends = "shapes_d0"
 name = "shapes_small"
 batch_sizes = [1, 4]
 accuracy = {{ ladder_batch = 4 }}
-dataset = {{ root = {root}, image_count = {images} }}
+
+[dataset]
+root = {root}
+image_count = {images}
+annotation_digest = "{annotations}"
+size_digest = "{sizes}"
 
 [clauses.dataset_pins.limits.images]
 value = {images}
@@ -165,7 +171,9 @@ def world(tmp_path_factory):
         (folder / name).mkdir()
     (folder / "d0.pth").touch()
     write_small_dataset(folder / "coco")
-    (folder / "small.toml").write_text(SMALL.format(root=json.dumps(str(folder / "coco")), images=IMAGES))
+    data = open_dataset(folder / "coco", load_spec("shapes_d0").dataset)
+    pins = {"images": IMAGES, "annotations": data.annotation_digest, "sizes": data.size_digest}
+    (folder / "small.toml").write_text(SMALL.format(root=json.dumps(str(folder / "coco")), **pins))
     return World(folder)
 
 

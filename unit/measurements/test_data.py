@@ -1,4 +1,6 @@
 import builtins
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from support.spec import load_spec
 from support.verdict import judge
 
 ROOT = Path(__file__).resolve().parents[2]
+KIT = ROOT / "fixtures/data/shapes"
 SHARED = ROOT.parent / "shared"
 SPEC = load_spec("shapes_d0")
 FORMAT = InputFormat.from_model(SPEC.model)
@@ -27,7 +30,7 @@ needs_coco_subset = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def kit():
-    return open_dataset(ROOT / "fixtures/data/shapes", SPEC.dataset)
+    return open_dataset(KIT, SPEC.dataset)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +86,17 @@ def test_a_pin_that_does_not_hold_is_named_with_both_values(kit, key, pinned, fo
     layout = SPEC.dataset.model_copy(update={key: pinned})
     with pytest.raises(WrongDataError, match=rf"json: {key} is {found}\n  required: {pinned} \(dataset\.{key}"):
         dataset_pins(kit, layout)
+
+
+def test_one_annotation_of_the_kit_moved_by_a_pixel_is_another_data_set(tmp_path):
+    shutil.copytree(KIT / "val2017", tmp_path / "val2017")
+    (tmp_path / "annotations").mkdir()
+    truth = json.loads((KIT / SPEC.dataset.annotations).read_text(encoding="utf-8"))
+    truth["annotations"][0]["bbox"][0] += 1
+    (tmp_path / SPEC.dataset.annotations).write_text(json.dumps(truth), encoding="utf-8")
+
+    with pytest.raises(WrongDataError, match="annotation_digest is"):
+        dataset_pins(open_dataset(tmp_path, SPEC.dataset), SPEC.dataset)
 
 
 def test_a_limited_set_is_not_the_pinned_one(kit):

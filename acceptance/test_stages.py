@@ -1,6 +1,6 @@
 import pytest
 
-from support.measurements import accuracy, graph, stages, tensors
+from support.measurements import accuracy, graph, om, stages, tensors
 
 
 @pytest.mark.clause("checkpoint_contract")
@@ -36,11 +36,34 @@ def test_the_pad_edit_works_on_a_graph_that_keeps_its_pads(run, clause):
     clause.judge(stages.pad_edit(*run.built.pad_example()))
 
 
+@pytest.mark.clause("om_contract")
+@pytest.mark.needs_chip
+def test_the_compiled_model_is_the_one_of_its_batch_size_and_chip(run, spec, clause, batch):
+    clause.judge(
+        om.om_contract(
+            run.loaded(batch),
+            run.om_facts(batch),
+            spec.model,
+            batch=batch,
+            soc_version=run.ascend.npus[0].soc_version,
+            fp32_types=spec.atc.kept_types,
+        )
+    )
+
+
 @pytest.mark.clause("stage_tensors")
 @pytest.mark.needs_chip
 @pytest.mark.needs_coco
 def test_raw_heads_agree_with_the_checkpoints(run, results, clause, batch):
-    clause.judge(tensors.stage_tensors(results.golden, run.candidate(batch).golden, run.pads_kept(batch)))
+    clause.judge(
+        tensors.stage_tensors(
+            results.golden,
+            run.candidate(batch).golden,
+            pads_kept=run.pads_kept(batch),
+            precision=run.precision,
+            suspect=lambda: run.overflow(batch, row=0),
+        )
+    )
 
 
 @pytest.mark.clause("stage_ap")
@@ -50,5 +73,12 @@ def test_ap_does_not_change_from_stage_to_stage(run, results, spec, clause):
     kept = run.pads_kept(spec.accuracy.ladder_batch)
     covered, expected = results.images
     clause.judge(
-        accuracy.stage_ap(results.ladder, results.edited_ladder, pads_kept=kept, count=covered, expected=expected)
+        accuracy.stage_ap(
+            results.ladder,
+            results.edited_ladder,
+            pads_kept=kept,
+            compiled=results.compiled_ladder,
+            count=covered,
+            expected=expected,
+        )
     )

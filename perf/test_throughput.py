@@ -22,16 +22,16 @@ def record(serial, run, results, spec, pytestconfig, batch):
 @pytest.mark.acceptance
 @pytest.mark.perf
 def test_throughput_is_recorded(run, record, replay, batch):
-    replay(run.candidate(batch).timing, record)
+    replay(run.timed(batch).timing, record)
 
 
 @pytest.mark.clause("timed_outputs")
-def test_the_timed_pass_computed_what_an_independent_pass_computes(serial, results, spec, clause, batch):
+def test_the_timed_pass_computed_what_an_independent_pass_computes(serial, run, results, spec, clause, batch):
     clause.judge(
         agreement.timed_outputs(
             results.between_passes(batch),
-            score_tolerance=spec.throughput.repeat_score_tolerance,
-            box_tolerance=spec.throughput.repeat_box_tolerance,
+            spec.throughput,
+            precision=run.precision,
             expected=min(spec.throughput.comparison_images, results.images.expected),
         )
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BuiltModels", "Stage", "given_model", "open_on_chip", "pads_edited"]
 
-Stage = Literal["raw onnx", "simplified onnx", "raw onnx, Pads edited"]
+Stage = Literal["raw onnx", "simplified onnx", "modified onnx", "raw onnx, Pads edited"]
 
 
 class BuiltModels:
@@ -88,7 +88,12 @@ class BuiltModels:
 
     def stage(self, name: Stage, batch: int) -> Artifact:
         """Return the product of a stage by its name."""
-        makers = {"raw onnx": self.raw, "simplified onnx": self.simplified, "raw onnx, Pads edited": self.raw_edited}
+        makers = {
+            "raw onnx": self.raw,
+            "simplified onnx": self.simplified,
+            "modified onnx": self.modified,
+            "raw onnx, Pads edited": self.raw_edited,
+        }
         return makers[name](batch)
 
 

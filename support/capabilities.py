@@ -6,12 +6,16 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
+from typing import TypeVar
 
 import psutil
 from pydantic import BaseModel, ConfigDict
 
+from support.ascend.devices import Npu, choose, visible_npus
+from support.ascend.host import AscendHost, real_host
+from support.ascend.npu_smi import NpuSmi
 from support.errors import NoDeviceError, SuiteError, SuiteTimeoutError, ToolError, UsageError, WrongDeviceError
 
 __all__ = ["CPU", "Capabilities", "Chip", "Gpu", "parse_gpus", "probe", "visible_gpus"]
@@ -54,21 +58,27 @@ class Gpu(_Record):
 
 
 class Chip(_Record):
-    """The device under test: its name as asked for, its id, and what identifies the piece of hardware."""
+    """
+    The device under test: its name as asked for, its id, and what identifies the piece of hardware.
+
+    `simulation` tells what is simulated; empty on hardware.
+    """
 
     name: str
     device_id: int
     model: str
     serial: str
     driver: str
-    real: bool = True
+    firmware: str = ""
+    simulation: str = ""
 
 
 class Capabilities(_Record):
     """
     Everything probed, once a session, in the controlling process; workers receive it as JSON.
 
-    `gpu_problem` tells why `gpus` is empty.
+    `gpu_problem` and `npu_problem` tell why `gpus` and `npus` are empty, `npu_remedy` what to do; `npus_unproven` that NPUs are here whose ids
+    could not be told from each other.
     """
 
     host: str
@@ -80,8 +90,13 @@ class Capabilities(_Record):
     packages: Mapping[str, str]
     gpus: tuple[Gpu, ...] = ()
     gpu_problem: str = ""
+    npus: tuple[Npu, ...] = ()
+    npu_problem: str = ""
+    npu_remedy: str = ""
+    npus_unproven: bool = False
+    simulation: str = ""
 
-    def chip(self, name: str, device_id: int) -> Chip:
+    def chip(self, name: str, device_ids: tuple[int, ...] | None = None) -> Chip:
         """
         Find the device a run is to be judged on.
 
@@ -89,8 +104,9 @@ class Capabilities(_Record):
         ----------
         name : str
             ``cpu``, or the name of a chip such as ``T4`` or ``310P3``.
-        device_id : int
-            Position among the visible devices of its kind.
+        device_ids : tuple of int, optional
+            Positions among the visible devices of its kind, the first of which is judged; by default the first GPU, or
+            the first healthy NPU of that name.
 
         Raises
         ------
@@ -102,8 +118,39 @@ class Capabilities(_Record):
         if name == CPU:
             return Chip(name=CPU, device_id=0, model=self.cpu, serial=self.host, driver="")
         if name.startswith("310"):
-            raise _no_npu(name)
-        return self._gpu(name, device_id)
+            return self._npu(self.chosen_npus(name, device_ids)[0])
+        return self._gpu(name, device_ids[0] if device_ids else 0)
+
+    def chosen_npus(self, name: str, device_ids: tuple[int, ...] | None) -> tuple[Npu, ...]:
+        """
+        Find the NPUs a run may use.
+
+        Raises
+        ------
+        NoDeviceError
+            If there is none of this name, or if one is not healthy.
+        WrongDeviceError
+            If the device with one of the ids is another chip.
+        """
+        if not self.npus:
+            kind = WrongDeviceError if self.npus_unproven else NoDeviceError
+            raise kind(
+                f"no {name} on this host: {self.npu_problem}",
+                required=f"an Ascend {name} that npu-smi lists",
+                remedy=self.npu_remedy or "run on the host that has it, or use --chip=cpu",
+            )
+        return choose(self.npus, name, device_ids)
+
+    def _npu(self, npu: Npu) -> Chip:
+        return Chip(
+            name=npu.name,
+            device_id=npu.device_id,
+            model=f"Ascend {npu.name}",
+            serial=npu.identity,
+            driver=npu.driver,
+            firmware=npu.firmware,
+            simulation=self.simulation,
+        )
 
     def _gpu(self, name: str, device_id: int) -> Chip:
         if not self.gpus:
@@ -145,35 +192,37 @@ class Capabilities(_Record):
         """Lines for the head of a session."""
         versions = " ".join(f"{name} {version}" for name, version in self.packages.items())
         gpus = ", ".join(gpu.name for gpu in self.gpus) or f"none ({self.gpu_problem})"
+        npus = ", ".join(_described(npu) for npu in self.npus) or f"none ({self.npu_problem})"
         return (
             f"host: {self.cpu}, {self.cores} cores, {self.memory_gib:.0f} GiB, {self.system}, Python {self.python}",
             f"packages: {versions}",
             f"gpus: {gpus}",
+            f"npus: {npus}{f' ({self.simulation})' if self.simulation else ''}",
         )
 
 
-def _no_npu(name: str) -> Exception:
-    found = "npu-smi is not on PATH" if shutil.which("npu-smi") is None else "this version cannot drive Ascend devices"
-    return NoDeviceError(
-        f"no {name} on this host: {found}",
-        required=f"an Ascend {name} with driver and CANN toolkit",
-        remedy="run on the host that has it, or use --chip=cpu",
-    )
+def _described(npu: Npu) -> str:
+    return f"{npu.device_id} {npu.name} ({npu.health}, driver {npu.driver}, firmware {npu.firmware}, {npu.identity})"
 
 
-def probe(*, timeout: float) -> Capabilities:
+def probe(*, timeout: float, host: AscendHost | None = None) -> Capabilities:
     """
     Look at the machine.
 
-    Imports no model runtime; versions come from package metadata. `timeout` (seconds) bounds each external tool.
+    Imports no model runtime; versions come from package metadata.
+
+    Parameters
+    ----------
+    timeout : float
+        Seconds each external tool may take.
+    host : AscendHost, optional
+        Where the tools for NPUs are; this host by default.
     """
-    gpus: tuple[Gpu, ...] = ()
-    problem = ""
-    try:
-        gpus = visible_gpus(_query_gpus(timeout), os.environ.get("CUDA_VISIBLE_DEVICES"))
-        problem = "" if gpus else "nvidia-smi lists no GPU that CUDA_VISIBLE_DEVICES admits"
-    except SuiteError as error:
-        problem = error.found
+    host = host or real_host()
+    gpus, gpu_error = _found(lambda: visible_gpus(_query_gpus(timeout), os.environ.get("CUDA_VISIBLE_DEVICES")))
+    npus, npu_error = _found(
+        lambda: visible_npus(NpuSmi(host, timeout=timeout), host.env.get("ASCEND_RT_VISIBLE_DEVICES"))
+    )
     return Capabilities(
         host=platform.node(),
         cpu=_cpu_name(),
@@ -183,8 +232,28 @@ def probe(*, timeout: float) -> Capabilities:
         python=platform.python_version(),
         packages=_versions(),
         gpus=gpus,
-        gpu_problem=problem,
+        gpu_problem="" if gpus else _why(gpu_error, "nvidia-smi lists no GPU that CUDA_VISIBLE_DEVICES admits"),
+        npus=npus,
+        npu_problem="" if npus else _why(npu_error, "npu-smi lists no NPU that ASCEND_RT_VISIBLE_DEVICES admits"),
+        npu_remedy="" if npu_error is None else npu_error.remedy,
+        npus_unproven=isinstance(npu_error, WrongDeviceError),
+        simulation=host.simulation,
     )
+
+
+T = TypeVar("T")
+
+
+def _found(query: Callable[[], tuple[T, ...]]) -> tuple[tuple[T, ...], SuiteError | None]:
+    """Devices, or what keeps them from being found."""
+    try:
+        return query(), None
+    except SuiteError as error:
+        return (), error
+
+
+def _why(error: SuiteError | None, otherwise: str) -> str:
+    return otherwise if error is None else error.found
 
 
 def _versions() -> dict[str, str]:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-__all__ = ["CATALOGUE", "ClauseKind", "Direction", "Mode", "Quantity", "Scope", "Unit"]
+__all__ = ["CATALOGUE", "ClauseKind", "Direction", "Mode", "Precision", "Quantity", "Scope", "Unit"]
 
 Mode = Literal["build", "onnx", "om", "results"]
 Scope = Literal["gate", "throughput"]
+#: Whether a candidate computes in float32 throughout, or in half precision where its compiler chose so.
+Precision = Literal["full", "mixed"]
 Direction = Literal["min", "max"]
 Unit = Literal[
     "AP points", "count", "fraction", "images", "images/s", "logit", "p-value", "px", "ratio", "relative", "score"
@@ -23,7 +25,8 @@ class Quantity:
     One number of a clause: its unit, and whether its limit is a minimum or a maximum.
 
     A quantity with a `variant` is measured only where the measurement names that variant: the same number has one
-    limit for graphs whose -inf Pads were folded away and another for graphs in which they were kept and edited.
+    limit for graphs whose -inf Pads were folded away and another for graphs in which they were kept and edited, one for
+    candidates in full precision and another for those in mixed precision.
     """
 
     unit: Unit
@@ -58,10 +61,12 @@ def _most(**units: Unit) -> Mapping[str, Quantity]:
     return MappingProxyType({name: Quantity(unit, "max") for name, unit in units.items()})
 
 
-def _by_pads(**units: Unit) -> Mapping[str, Quantity]:
-    folded = {name: Quantity(unit, "max", "folded") for name, unit in units.items()}
-    kept = {f"padded_{name}": Quantity(unit, "max", "kept") for name, unit in units.items()}
-    return MappingProxyType({**folded, **kept})
+def _variant(variant: str, prefix: str, **units: Unit) -> Mapping[str, Quantity]:
+    return {f"{prefix}{name}": Quantity(unit, "max", variant) for name, unit in units.items()}
+
+
+def _together(*parts: Mapping[str, Quantity]) -> Mapping[str, Quantity]:
+    return MappingProxyType({name: quantity for part in parts for name, quantity in part.items()})
 
 
 def _least(**units: Unit) -> Mapping[str, Quantity]:
@@ -79,11 +84,32 @@ CATALOGUE: Mapping[str, ClauseKind] = MappingProxyType(
         "simplified_equals_raw": ClauseKind("gate", True, _most(logit_error="logit", box_error="relative")),
         "modified_edit": ClauseKind("gate", True, _most(differences="count")),
         "pad_edit": ClauseKind("gate", False, _most(differences="count", kept_pads="count")),
-        "stage_tensors": ClauseKind("gate", True, _by_pads(logit_error="logit", box_error="relative")),
-        "stage_ap": ClauseKind("gate", False, _most(ap_change="AP points", padded_ap_change="AP points")),
+        "om_contract": ClauseKind("gate", True, _most(violations="count")),
+        "stage_tensors": ClauseKind(
+            "gate",
+            True,
+            _together(
+                _variant("folded", "", logit_error="logit", box_error="relative"),
+                _variant("kept", "padded_", logit_error="logit", box_error="relative"),
+                _variant("mixed", "mixed_", logit_error="logit", box_error="relative"),
+            ),
+        ),
+        "stage_ap": ClauseKind(
+            "gate",
+            False,
+            _together(
+                _most(ap_change="AP points", padded_ap_change="AP points"),
+                _variant("mixed", "mixed_", ap_change="AP points"),
+            ),
+        ),
         "reference_ap": ClauseKind("gate", False, _most(ap_difference="AP points")),
         "batch_invariance": ClauseKind(
-            "gate", True, _most(unmatched="count", score_change="score", box_change="px", slot_error="logit")
+            "gate",
+            True,
+            _together(
+                _variant("full", "", unmatched="count", score_change="score", box_change="px", slot_error="logit"),
+                _variant("mixed", "mixed_", unmatched="fraction", score_p99="score", box_p99="px", slot_error="logit"),
+            ),
         ),
         "coverage": ClauseKind("gate", True, _most(missing="images", surplus="images", padded_scored="images")),
         "score_agreement": ClauseKind(
@@ -105,7 +131,13 @@ CATALOGUE: Mapping[str, ClauseKind] = MappingProxyType(
             ),
         ),
         "scorer_agreement": ClauseKind("gate", False, _most(ap_difference="AP points")),
-        "timed_outputs": ClauseKind("throughput", True, _most(different_images="images")),
+        "timed_outputs": ClauseKind(
+            "throughput",
+            True,
+            _together(
+                _variant("full", "", different_images="images"), _variant("mixed", "mixed_", different_images="images")
+            ),
+        ),
         "throughput_vs_310": ClauseKind("throughput", True, _least(ratio="ratio")),
         "throughput_vs_t4": ClauseKind("throughput", True, _least(ratio="ratio")),
         "throughput_best_vs_310": ClauseKind("throughput", False, _least(ratio="ratio")),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from support.deadline import deadline
 from support.detections import Decoder, Detections
+from support.errors import NotFiniteError
 from support.heads import Heads, pair_heads
 from support.progress import Progress
 from support.spec import Model
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from support.backends.base import Backend
     from support.feed import Feed
 
-__all__ = ["Pass", "Plan", "repeated_image", "run_pass"]
+__all__ = ["Pass", "Plan", "joined_heads", "repeated_image", "run_pass"]
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def repeated_image(feed: Feed, backend: Backend, model: Model, row: int) -> Head
     """Compute a batch in which one image fills every slot; two calls, joined, where the batch has one slot."""
     tensor = _load(feed, [row], np.empty(backend.input.shape, np.float32))
     calls = 2 if backend.batch == 1 else 1
-    return _joined([pair_heads(backend.infer(tensor), model, backend.batch) for _ in range(calls)])
+    return joined_heads([pair_heads(backend.infer(tensor), model, backend.batch) for _ in range(calls)])
 
 
 def _batches(order: Sequence[int], size: int) -> list[Sequence[int]]:
@@ -144,7 +145,13 @@ def _warm_up(backend: Backend, tensor: NDArray[np.float32], plan: Plan) -> None:
 
 def _decode(feed: Feed, decoder: Decoder, heads: Heads, rows: Sequence[int]) -> Detections:
     index = np.asarray(rows)
-    return decoder.decode(heads, feed.image_ids[index], feed.scales[index], feed.sizes[index])
+    try:
+        return decoder.decode(heads, feed.image_ids[index], feed.scales[index], feed.sizes[index])
+    except NotFiniteError as error:
+        row = rows[error.slot]
+        raise NotFiniteError(
+            f"image {feed.image_ids[row]}: {error.found}", required=error.required, remedy=error.remedy, row=row
+        ) from None
 
 
 def _leading(heads: Heads, wanted: int) -> list[Heads]:
@@ -155,7 +162,8 @@ def _leading(heads: Heads, wanted: int) -> list[Heads]:
     return [Heads(tuple(head.copy() for head in rows.classes), tuple(head.copy() for head in rows.boxes))]
 
 
-def _joined(parts: Sequence[Heads]) -> Heads:
+def joined_heads(parts: Sequence[Heads]) -> Heads:
+    """Heads of several groups of images as those of one group, in their order."""
     return Heads(
         tuple(np.concatenate(level) for level in zip(*(part.classes for part in parts), strict=True)),
         tuple(np.concatenate(level) for level in zip(*(part.boxes for part in parts), strict=True)),
@@ -174,4 +182,4 @@ def _result(
         timer=backend.timer,
         includes_copies=backend.includes_copies,
     )
-    return Pass(detections, timing, _joined(golden), max(0, len(detections.images) - len(plan.order)))
+    return Pass(detections, timing, joined_heads(golden), max(0, len(detections.images) - len(plan.order)))

@@ -15,6 +15,7 @@ __all__ = [
     "NoReferenceError",
     "NoSpaceError",
     "NoTimingError",
+    "NotFiniteError",
     "NotSerialError",
     "PartialRunError",
     "SpecError",
@@ -94,6 +95,32 @@ class ContractViolationError(SuiteError):
     """An artifact is readable but is not what its contract says: the one error that means *rejected*."""
 
     reason = "contract"
+
+
+class NotFiniteError(ContractViolationError):
+    """
+    A model gave values that are not finite.
+
+    Parameters
+    ----------
+    slot : int
+        Place in the batch, or among the images decoded together.
+    row : int, optional
+        Row of the feed, once somebody knows it.
+    """
+
+    def __init__(
+        self, found: str, *, required: str = "", remedy: str = "", slot: int = 0, row: int | None = None
+    ) -> None:
+        super().__init__(found, required=required, remedy=remedy)
+        self.slot, self.row = slot, row
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_not_finite, (self.found, self.required, self.remedy, self.slot, self.row)
+
+
+def _rebuild_not_finite(found: str, required: str, remedy: str, slot: int, row: int | None) -> NotFiniteError:
+    return NotFiniteError(found, required=required, remedy=remedy, slot=slot, row=row)
 
 
 class NoDeviceError(SuiteError):

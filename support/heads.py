@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from support.anchors import level_sizes
-from support.errors import ContractViolationError
+from support.errors import ContractViolationError, NotFiniteError
 from support.spec import Model
 
 __all__ = ["Heads", "head_shapes", "pair_heads", "require_finite", "require_heads"]
@@ -170,15 +170,16 @@ def require_finite(heads: Heads) -> None:
 
     Raises
     ------
-    ContractViolationError
+    NotFiniteError
         With the first such head and slot of the batch, and how many values are affected there.
     """
     for title, head in zip(heads.titles(), (*heads.classes, *heads.boxes), strict=True):
         for slot, values in enumerate(head):
             if not np.isfinite(values).all():
-                raise ContractViolationError(
+                raise NotFiniteError(
                     f"{title}, image slot {slot}: {np.isnan(values).sum()} NaN and {np.isinf(values).sum()} infinite "
                     f"of {values.size} values",
                     required="finite values",
                     remedy="first suspect: overflow in mixed precision; compare with a model built in full precision",
+                    slot=slot,
                 )

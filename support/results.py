@@ -56,14 +56,24 @@ class Results:
     @property
     @remembered
     def ladder(self) -> Mapping[str, float]:
-        """AP in points from the checkpoint to the candidate, stage by stage, at the spec's ladder batch."""
+        """AP in points from the checkpoint to the ONNX that is deployed, stage by stage, at the spec's ladder batch."""
         batch = self._run.spec.accuracy.ladder_batch
+        last: dict[str, float] = self.compiled_ladder or {"candidate": self.candidate(batch).figures.ap}
         return {
             "checkpoint": self.reference.figures.ap,
             "raw onnx": self._stage_ap("raw onnx"),
             "simplified onnx": self._stage_ap("simplified onnx"),
-            "candidate": self.candidate(batch).figures.ap,
+            **dict(list(last.items())[:1]),
         }
+
+    @property
+    @remembered
+    def compiled_ladder(self) -> dict[str, float]:
+        """AP in points of the ONNX that is compiled and of what it becomes; empty where the ONNX itself is deployed."""
+        if not self._run.options.on_npu:
+            return {}
+        candidate = self.candidate(self._run.spec.accuracy.ladder_batch).figures.ap
+        return {"modified onnx": self._stage_ap("modified onnx"), "candidate": candidate}
 
     @property
     @remembered
@@ -102,7 +112,7 @@ class Results:
     def between_passes(self, batch: int) -> Matches:
         """Match the timed pass with an independent pass over some of the same images."""
         again = self._run.recheck(batch).detections
-        return self._match(again, self.candidate(batch).detections.select(again.images))
+        return self._match(again, self._run.timed(batch).detections.select(again.images))
 
     def _match(self, first: Detections, second: Detections) -> Matches:
         return match(first, second, self._run.spec.accuracy, self._run.spec.model.max_detections)
@@ -123,7 +133,7 @@ class Results:
     def throughput(self, batch: int) -> ThroughputEstimate:
         """Estimate the throughput of the candidate at a batch size, with its interval."""
         rules = self._run.spec.throughput
-        timing = self._run.candidate(batch).timing
+        timing = self._run.timed(batch).timing
         return estimate(timing, confidence=rules.confidence, minimum_calls=rules.minimum_calls)
 
     @property

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from support.artifacts import Artifact, ArtifactStore, Recipe
+from support.ascend.file_route import file_route_pass
+from support.ascend.host import AscendHost
+from support.ascend.om_facts import OmFacts
+from support.ascend.runtime import AscendRuntime
 from support.backends.onnx_runtime import OnnxCpuBackend
 from support.bins import check_bins, write_bins
 from support.candidate import BuiltModels, Stage, given_model, open_on_chip, pads_edited
 from support.capabilities import CPU, Capabilities, Chip
+from support.clauses import Precision
 from support.code import measuring_code
 from support.dataset import CocoDataset, open_dataset
 from support.deadline import deadline
 from support.detections import Decoder, Detections
 from support.engine import Pass, Plan, repeated_image, run_pass
+from support.errors import ContractViolationError, NotFiniteError
 from support.feed import Feed, build_feed
 from support.heads import Heads
 from support.inputs import InputFormat
@@ -33,19 +40,24 @@ from support.reference import (
     require_same_world,
     write_reference,
 )
+from support.result_files import find_results, results_pass
 from support.scoring import ApFigures, check_scorable, score
+from support.shards import run_on_devices
 from support.spec import AcceptanceSpec
+from support.stages.om_from_onnx import given_om
 
 if TYPE_CHECKING:
     import onnx
 
-    from support.backends.base import Backend
+    from support.backends.base import Backend, TensorInfo
     from support.checkpoint import Checkpoint
 
 __all__ = ["Images", "Recheck", "Run"]
 
 #: Images in one PyTorch call: enough to use the cores, small enough for any host.
 REFERENCE_BATCH = 4
+#: Images whose result files lie on the disk at a time: 5.5 GB of them.
+CHUNK_IMAGES = 256
 
 
 class Images(NamedTuple):
@@ -60,6 +72,15 @@ class Recheck(NamedTuple):
 
     detections: Detections
     slot_error: float
+
+
+def _require_batch(backend: Backend, batch: int) -> None:
+    if backend.batch != batch:
+        raise ContractViolationError(
+            f"the model given for batch {batch} takes batch {backend.batch}",
+            required=f"an input of {batch} images",
+            remedy="a model under the wrong name: compare its file name with its input shape",
+        )
 
 
 class Run:
@@ -82,6 +103,8 @@ class Run:
         For passes of this session.
     progress : Progress
         Told of everything that takes long.
+    host : AscendHost
+        Where the tools for NPUs are.
     """
 
     def __init__(
@@ -91,12 +114,14 @@ class Run:
         capabilities: Capabilities,
         session_folder: Path,
         progress: Progress,
+        host: AscendHost,
     ) -> None:
         self.memory: Memory = {}
         self.options, self.spec, self.capabilities, self.progress = options, spec, capabilities, progress
         self.store = ArtifactStore(options.artifacts, lock_seconds=spec.timeouts.lock)
         self.built = BuiltModels(self.store, lambda: self.checkpoint, spec, progress)
         self._session = ArtifactStore(session_folder, lock_seconds=spec.timeouts.lock)
+        self._host = host
         self._decoder = Decoder(spec.model)
 
     # --- data
@@ -104,8 +129,18 @@ class Run:
     @property
     @remembered
     def chip(self) -> Chip:
-        """The device under test."""
-        return self.capabilities.chip(self.options.chip, self.options.device_id)
+        """The device under test; that of result files was not seen."""
+        if self.options.results:
+            unseen = f"unseen {self.options.chip_name}"
+            return Chip(name=self.options.chip_name, device_id=0, model=unseen, serial=unseen, driver="")
+        return self.capabilities.chip(self.options.chip_name, self.options.device_ids)
+
+    @property
+    @remembered
+    def ascend(self) -> AscendRuntime:
+        """The NPUs under test and their tools."""
+        npus = self.capabilities.chosen_npus(self.options.chip_name, self.options.device_ids)
+        return AscendRuntime(self._host, npus, self.capabilities.npus, self.options, self.spec, self._session.root)
 
     @property
     @remembered
@@ -215,43 +250,141 @@ class Run:
     # --- the candidate
 
     @remembered
-    def model(self, batch: int) -> Artifact:
-        """Return the model under test at a batch size."""
+    def deployed_onnx(self, batch: int) -> Artifact:
+        """Return the ONNX model that is deployed as it is, or compiled, at a batch size."""
         return given_model(self.options.onnx, batch) if self.options.onnx else self.built.modified(batch)
 
     @remembered
+    def model(self, batch: int) -> Artifact:
+        """Return the model under test at a batch size."""
+        if self.options.om:
+            return given_om(self.options.om, batch)
+        if self.options.on_npu:
+            return self.ascend.compile(self.store, self.deployed_onnx(batch), batch, self.progress)
+        return self.deployed_onnx(batch)
+
+    @remembered
     def onnx(self, batch: int) -> onnx.ModelProto:
-        """Read the ONNX under test at a batch size."""
-        return load_onnx(self.model(batch).path)
+        """Read the ONNX that is deployed at a batch size."""
+        return load_onnx(self.deployed_onnx(batch).path)
+
+    @remembered
+    def om_facts(self, batch: int) -> OmFacts | None:
+        """Return what atc tells about the compiled model; None where there is no atc."""
+        return self.ascend.facts(self.model(batch))
 
     @remembered
     def pads_kept(self, batch: int) -> bool:
-        """Whether the Pads of the model under test were edited rather than folded away."""
-        return pads_edited(self.onnx(batch))
+        """
+        Whether the Pads of the model under test were edited rather than folded away.
+
+        A prebuilt .om whose operators nobody can list may have kept them.
+        """
+        if self.options.mode != "om":
+            return pads_edited(self.onnx(batch))
+        facts = self.om_facts(batch)
+        return facts is None or any(kind.startswith("Pad") for kind in facts.operators)
+
+    def overflow(self, batch: int, row: int) -> str:
+        """Name the operator that half precision cannot hold on one image, if any; asked only when something is red."""
+        from support.ascend.overflow import overflowing
+
+        if not self.options.on_npu or self.options.mode not in ("build", "onnx"):
+            return ""
+        found = overflowing(self.onnx(batch), self.feed.tensors([row] * batch), self.spec.atc.kept_types)
+        return str(found[0]) if found else ""
+
+    @property
+    def precision(self) -> Precision:
+        """Whether the candidate computes in float32 throughout, or as mixed precision lowers it."""
+        return self.spec.atc.precision if self.options.on_npu else "full"
+
+    @remembered
+    def loaded(self, batch: int) -> tuple[TensorInfo, tuple[TensorInfo, ...]]:
+        """Return input and outputs of the model under test, as the runtime describes them."""
+        with self._opened(self.model(batch)) as (backend,):
+            return backend.input, backend.outputs
 
     @remembered
     def candidate(self, batch: int) -> Pass:
         """Run the candidate over all images of this run."""
-        model, chip = self.model(batch), self.chip
-        recipe = Recipe("pass", 1, inputs={"model": model.sha256}, options={"batch": batch})
-        return self._kept_pass(
-            self._session, recipe, open_on_chip(model, chip), f"{chip.name}, batch {batch}", chip.name
+        if self.options.results:
+            return self._pass_from_results(self.options.results, batch)
+        try:
+            return self._session_pass("pass", batch, lambda: self._measured(batch))
+        except NotFiniteError as error:
+            suspect = "" if error.row is None else self.overflow(batch, error.row)
+            raise ContractViolationError(error.found, required=error.required, remedy=suspect or error.remedy) from None
+
+    @remembered
+    def timed(self, batch: int) -> Pass:
+        """Run the candidate over all images on one device alone; the same pass, unless several devices share it."""
+        if not self.options.on_npu or self.options.results or len(self.ascend.npus) == 1:
+            return self.candidate(batch)
+        return self._session_pass("timed", batch, lambda: self._run_on(self._opened(self.model(batch)), batch, "timed"))
+
+    def _session_pass(self, kind: str, batch: int, measure: Callable[[], Pass]) -> Pass:
+        recipe = Recipe(kind, 1, inputs={"model": self.model(batch).sha256}, options={"batch": batch})
+        artifact = self._session.get(recipe, "pass", lambda folder: write_pass(folder, measure()))
+        return read_pass(artifact.path)
+
+    def _measured(self, batch: int) -> Pass:
+        if self.options.route == "files":
+            return self._pass_by_files(batch)
+        return self._run_on(self._opened(self.model(batch), every=True), batch)
+
+    def _run_on(self, opened: AbstractContextManager[Sequence[Backend]], batch: int, what: str = "") -> Pass:
+        plan = self._plan(range(len(self.feed)), ", ".join((self.options.device, f"batch {batch}", *filter(None, [what]))))
+        with opened as backends:
+            _require_batch(backends[0], batch)
+            return run_on_devices(self.feed, backends, self._decoder, self.spec.model, plan, self.progress)
+
+    @contextmanager
+    def _opened(self, model: Artifact, *, every: bool = False) -> Iterator[Sequence[Backend]]:
+        """Open a model on the device under test, or on every device of the run, with nobody else on it."""
+        if not self.options.on_npu:
+            with open_on_chip(model, self.chip) as backend:
+                yield (backend,)
+            return
+        npus = self.ascend.npus if every else self.ascend.npus[:1]
+        with self.ascend.in_use(npus), ExitStack() as stack:
+            yield [stack.enter_context(self.ascend.backend(model, npu)) for npu in npus]
+
+    def _pass_by_files(self, batch: int) -> Pass:
+        npu = self.ascend.npus[0]
+        with self.ascend.in_use([npu]):
+            return file_route_pass(
+                self.feed,
+                self.ascend.file_route(self.model(batch), npu, batch),
+                self._decoder,
+                self.spec.model,
+                self._plan(range(len(self.feed)), f"{self.options.device}, batch {batch}, by files"),
+                self.progress,
+                folder=self.options.scratch or self._session.root,
+                chunk_images=CHUNK_IMAGES,
+            )
+
+    def _pass_from_results(self, template: str, batch: int) -> Pass:
+        plan = self._plan(range(len(self.dataset.images)), f"results, batch {batch}")
+        folder = find_results(template, batch, only=len(self.options.batches(self.spec)) == 1)
+        return results_pass(
+            folder, batch, self.dataset, self.whole_dataset, self._decoder, plan, self.spec.model, self.progress
         )
 
     @remembered
     def recheck(self, batch: int) -> Recheck:
         """Run some images again, independently: in another session of the runtime, in other slots, and repeated."""
-        model = self.model(batch)
-        recipe = Recipe("recheck", 1, inputs={"model": model.sha256}, options={"batch": batch})
-        artifact = self._session.get(recipe, "pass", lambda folder: self._write_recheck(folder, model, batch))
+        recipe = Recipe("recheck", 1, inputs={"model": self.model(batch).sha256}, options={"batch": batch})
+        artifact = self._session.get(recipe, "pass", lambda folder: self._write_recheck(folder, batch))
         return Recheck(read_pass(artifact.path).detections, artifact.made_by["facts"]["slot_error"])
 
-    def _write_recheck(self, folder: Path, model: Artifact, batch: int) -> Mapping[str, Any]:
+    def _write_recheck(self, folder: Path, batch: int) -> Mapping[str, Any]:
         # Reversed, so that an image meets other neighbours in another slot, and cached outputs show.
         order = list(range(len(self.feed)))[: self.spec.throughput.comparison_images][::-1]
-        title = f"{self.chip.name}, batch {batch}, again"
-        with open_on_chip(model, self.chip) as backend:
-            plan = self._plan(order, title, self.chip.name, warm_up_calls=0)
+        title = f"{self.options.device}, batch {batch}, again"
+        with self._opened(self.model(batch)) as (backend,):
+            _require_batch(backend, batch)
+            plan = self._plan(order, title, warm_up_calls=0)
             measured = run_pass(self.feed, backend, self._decoder, self.spec.model, plan, self.progress)
             with deadline(self.spec.timeouts.infer_call, f"{title}, one image repeated"):
                 slots = repeated_image(self.feed, backend, self.spec.model, row=0)
@@ -278,21 +411,18 @@ class Run:
             options={"model": model_digest(self.spec.model), "golden": self.spec.accuracy.golden_images},
             tools=self.tools("onnxruntime", "onnxruntime-gpu", "numpy"),
         )
-        return self._kept_pass(self.store, recipe, OnnxCpuBackend(model.path), f"{stage} on the CPU", CPU)
+
+        def build(folder: Path) -> Mapping[str, Any]:
+            plan = self._plan(range(len(self.feed)), f"{stage} on the CPU", CPU)
+            with OnnxCpuBackend(model.path) as backend:
+                measured = run_pass(self.feed, backend, self._decoder, self.spec.model, plan, self.progress)
+            return write_pass(folder, measured)
+
+        return read_pass(self.store.get(recipe, "pass", build).path)
 
     # --- how
 
-    def _kept_pass(self, store: ArtifactStore, recipe: Recipe, backend: Backend, title: str, chip: str) -> Pass:
-        def build(folder: Path) -> Mapping[str, Any]:
-            with backend:
-                plan = self._plan(range(len(self.feed)), title, chip)
-                return write_pass(
-                    folder, run_pass(self.feed, backend, self._decoder, self.spec.model, plan, self.progress)
-                )
-
-        return read_pass(store.get(recipe, "pass", build).path)
-
-    def _plan(self, order: Sequence[int], title: str, chip: str, *, warm_up_calls: int | None = None) -> Plan:
+    def _plan(self, order: Sequence[int], title: str, chip: str = "", *, warm_up_calls: int | None = None) -> Plan:
         spec = self.spec
         return Plan(
             order=order,
@@ -300,7 +430,7 @@ class Run:
             golden=spec.accuracy.golden_images,
             call_seconds=spec.timeouts.infer_call,
             title=title,
-            chip=chip,
+            chip=chip or self.options.device,
         )
 
     def tools(self, *names: str) -> Mapping[str, str]:

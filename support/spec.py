@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from support.clauses import CATALOGUE, Direction, Mode, Unit
+from support.clauses import CATALOGUE, Direction, Mode, Precision, Unit
 from support.errors import SpecError
 
 if TYPE_CHECKING or sys.version_info >= (3, 11):
@@ -23,6 +23,9 @@ else:
 __all__ = ["AcceptanceSpec", "Baseline", "Clause", "Limit", "load_spec", "spec_path"]
 
 SPEC_FOLDER = Path(__file__).resolve().parent.parent / "acceptance"
+
+#: Precision modes of atc that lower nothing.
+FULL_PRECISION = ("force_fp32", "cube_fp16in_fp32out", "must_keep_origin_dtype")
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -163,6 +166,16 @@ class Atc(_Model):
     modify_mixlist: Mapping[str, Mapping[str, tuple[str, ...]]]
     source: Text
 
+    @property
+    def precision(self) -> Precision:
+        """Whether the compiler may lower operators to half precision."""
+        return "full" if self.precision_mode in FULL_PRECISION else "mixed"
+
+    @property
+    def kept_types(self) -> tuple[str, ...]:
+        """Types of operators that must compute in float32, as the compiler names them."""
+        return self.modify_mixlist.get("black-list", {}).get("to-add", ())
+
 
 class Accuracy(_Model):
     """Figures the accuracy clauses refer to, in AP points."""
@@ -184,7 +197,8 @@ class Throughput(_Model):
     """
     How throughput is measured and which published table each comparison uses.
 
-    The tolerances (score, and image pixels) are what two passes over the same image may differ by.
+    The tolerances (score, and image pixels) are what two passes over the same image may differ by; those of models in
+    mixed precision are wider, since another slot of a batch may round another way.
     """
 
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
@@ -193,6 +207,8 @@ class Throughput(_Model):
     comparison_images: PositiveInt
     repeat_score_tolerance: PositiveFloat
     repeat_box_tolerance: PositiveFloat
+    mixed_repeat_score_tolerance: PositiveFloat
+    mixed_repeat_box_tolerance: PositiveFloat
     baseline_310: Text
     baseline_t4: Text
     same_chip: Mapping[str, str]
@@ -204,6 +220,8 @@ class Timeouts(_Model):
 
     probe: PositiveFloat
     export: PositiveFloat
+    compile: PositiveFloat
+    load: PositiveFloat
     infer_call: PositiveFloat
     lock: PositiveFloat
     source: Text

@@ -132,11 +132,11 @@ def _check_models(request: Request) -> None:
 
 def _device(request: Request, found: Capabilities) -> Chip:
     if request.provider == "cpu":
-        return found.chip(CPU, 0)
+        return found.chip(CPU)
     name = T4
     if request.any_gpu and request.device_id < len(found.gpus):
         name = found.gpus[request.device_id].name.split()[-1]
-    chip = found.chip(name, request.device_id)
+    chip = found.chip(name, (request.device_id,))
     busy = found.gpus[request.device_id].utilisation
     if busy:
         raise DeviceBusyError(

@@ -170,7 +170,7 @@ def _check(timing: PassTiming, minimum_calls: int) -> None:
     required = max(minimum_calls, 2)  # one sample has no spread
     if len(timing.calls) < required:
         raise NoTimingError(
-            f"{where}: {len(timing.calls)} timed calls",
+            f"{where}: {len(timing.calls)} timed calls ({timing.timer})",
             required=f"at least {required} (throughput.minimum_calls)",
             remedy="run over more images, or without the largest batch sizes",
         )

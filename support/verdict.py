@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal
 from types import MappingProxyType
@@ -91,8 +91,8 @@ class Measurement:
         How many items were compared and how many the full data set has. Fewer than expected is *partial*.
     findings : tuple of str
         What stands behind the numbers, worst first.
-    suspect : str, optional
-        First thing to look at if the clause is red; the spec's own suspect otherwise.
+    suspect : str or callable, optional
+        First thing to look at if the clause is red; the spec's own suspect otherwise. A function is asked only then.
     informative : bool
         Measured and shown, but not deciding.
     variant : str
@@ -108,7 +108,7 @@ class Measurement:
     count: int
     expected: int
     findings: tuple[str, ...] = ()
-    suspect: str = ""
+    suspect: str | Callable[[], str] = ""
     informative: bool = False
     variant: str = ""
     optimistic: Mapping[str, float] = field(default_factory=dict)
@@ -222,10 +222,15 @@ def judge(name: str, clause: Clause, measurement: Measurement, *, batch: int | N
         count=measurement.count,
         expected=measurement.expected,
         findings=measurement.findings,
-        suspect=measurement.suspect or clause.suspect if word == "rejected" else "",
+        suspect=_suspect(measurement, clause) if word == "rejected" else "",
         informative=measurement.informative,
         origin=dict(measurement.origin),
     )
+
+
+def _suspect(measurement: Measurement, clause: Clause) -> str:
+    found = measurement.suspect() if callable(measurement.suspect) else measurement.suspect
+    return found or clause.suspect
 
 
 def _reading(name: str, value: float, limit: Limit) -> Reading:

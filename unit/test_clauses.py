@@ -15,13 +15,22 @@ def test_every_clause_measures_something_in_a_known_way(name):
         assert quantity.direction in get_args(Direction)
 
 
-def test_only_one_clause_has_variants_and_both_measure_the_same():
+def test_variants_are_of_pads_and_precision():
     variants = {name: {q.variant for q in kind.quantities.values()} for name, kind in CATALOGUE.items()}
-    assert {name: found for name, found in variants.items() if found != {""}} == {"stage_tensors": {"folded", "kept"}}
+    assert {name: found for name, found in variants.items() if found != {""}} == {
+        "stage_tensors": {"folded", "kept", "mixed"},
+        "stage_ap": {"", "mixed"},
+        "batch_invariance": {"full", "mixed"},
+        "timed_outputs": {"full", "mixed"},
+    }
+
+
+@pytest.mark.parametrize(("prefix", "variant"), [("padded_", "kept"), ("mixed_", "mixed")])
+def test_every_variant_of_raw_heads_measures_the_same(prefix, variant):
     quantities = CATALOGUE["stage_tensors"].quantities
     for name in ("logit_error", "box_error"):
-        assert (quantities[name].variant, quantities[f"padded_{name}"].variant) == ("folded", "kept")
-        assert quantities[name].unit == quantities[f"padded_{name}"].unit
+        assert (quantities[name].variant, quantities[f"{prefix}{name}"].variant) == ("folded", variant)
+        assert quantities[name].unit == quantities[f"{prefix}{name}"].unit
 
 
 def test_only_throughput_is_compared_with_saved_runs():

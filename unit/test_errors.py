@@ -17,9 +17,10 @@ def test_every_error_is_exported_and_is_a_suite_error():
     assert all(issubclass(error, SuiteError) for error in ERRORS)
 
 
-def test_only_errors_of_usage_share_a_reason():
+def test_only_errors_of_usage_and_of_contracts_share_a_reason():
     reasons = [error.reason for error in ERRORS]
-    assert {error.__name__ for error in ERRORS if reasons.count(error.reason) > 1} == {"SpecError", "UsageError"}
+    shared = {error.__name__ for error in ERRORS if reasons.count(error.reason) > 1}
+    assert shared == {"SpecError", "UsageError"} | {"ContractViolationError", "NotFiniteError"}
 
 
 @pytest.mark.parametrize(

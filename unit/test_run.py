@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import support.run
+from support.ascend.host import real_host
 from support.backends.base import Backend, TensorInfo
 from support.capabilities import Capabilities
 from support.errors import NoDataError, NoDeviceError, NoReferenceError, PartialRunError, WrongDataError
@@ -76,7 +77,7 @@ def start(store, tmp_path):
             "batch_sizes": (1, 4),
         }
         chosen = RunOptions(spec="shapes_d0", **(asked | options))
-        return Run(chosen, spec, MACHINE, tmp_path / session, SilentProgress())
+        return Run(chosen, spec, MACHINE, tmp_path / session, SilentProgress(), real_host())
 
     return start
 

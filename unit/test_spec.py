@@ -377,7 +377,7 @@ def test_clauses_by_batch_are_required_at_every_batch_size_and_others_once():
         (
             "results",
             "checkpoint_contract input_contract graph_contract weights_account simplified_equals_raw modified_edit "
-            "pad_edit stage_tensors stage_ap reference_ap batch_invariance timed_outputs",
+            "pad_edit om_contract stage_tensors stage_ap reference_ap batch_invariance timed_outputs",
         ),
     ],
 )
@@ -407,9 +407,17 @@ def test_throughput_rules_depend_on_the_chip(chip, rules):
 
 
 def test_accuracy_rules_do_not_depend_on_the_chip():
-    gates = {required(chip=chip, scopes=frozenset({"gate"})) for chip in ("cpu", "T4", "310P3")}
+    gates = {
+        tuple(rule for rule in required(chip=chip, scopes=frozenset({"gate"})) if rule[0] != "om_contract")
+        for chip in ("cpu", "T4", "310P3")
+    }
     assert len(gates) == 1
     assert all(CATALOGUE[name].scope == "gate" for name, _ in gates.pop())
+
+
+@pytest.mark.parametrize(("chip", "compiled"), [("cpu", False), ("T4", False), ("310", True), ("310P3", True)])
+def test_only_where_a_model_is_compiled_must_it_be_the_right_one(chip, compiled):
+    assert ("om_contract" in names(required(chip=chip))) == compiled
 
 
 def test_no_scope_requires_nothing():

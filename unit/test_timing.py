@@ -86,7 +86,7 @@ def test_an_impossible_number_of_images_is_refused(images):
 
 @pytest.mark.parametrize(("calls", "minimum", "required"), [(0, 2, 2), (1, 1, 2), (4, 5, 5)])
 def test_too_few_calls_are_refused(calls, minimum, required):
-    with pytest.raises(NoTimingError, match=f"{calls} timed calls\n  required: at least {required}"):
+    with pytest.raises(NoTimingError, match=f"{calls} timed calls .*\n  required: at least {required}"):
         estimate(
             timing(*[0.1] * calls) if calls else PassTiming("cpu", 4, (), (), "", True),
             confidence=0.95,

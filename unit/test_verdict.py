@@ -41,14 +41,21 @@ CLEAN_AND_BROKEN = {
         "box_error": (2.6e-5, 0.01),
         "padded_logit_error": (1.31, 4),
         "padded_box_error": (0.30, 1),
+        "mixed_logit_error": (0.04, 0.5),
+        "mixed_box_error": (0.008, 0.1),
     },
-    "stage_ap": {"ap_change": (0, 0.2), "padded_ap_change": (0.1, 2)},
+    "om_contract": {"violations": FAULT},
+    "stage_ap": {"ap_change": (0, 0.2), "padded_ap_change": (0.1, 2), "mixed_ap_change": (0.006, 1)},
     "reference_ap": {"ap_difference": {"efficientdet_d0": (0.6, 2), "shapes_d0": (0, 0.2)}},
     "batch_invariance": {
         "unmatched": FAULT,
         "score_change": (1e-5, 0.01),
         "box_change": (0.01, 1),
         "slot_error": (1e-4, 0.01),
+        "mixed_unmatched": (2e-4, 0.05),
+        "mixed_score_p99": (6e-4, 0.05),
+        "mixed_box_p99": (0.5, 5),
+        "mixed_slot_error": (0.04, 0.5),
     },
     "coverage": {"missing": FAULT, "surplus": FAULT, "padded_scored": FAULT},
     "score_agreement": {
@@ -63,7 +70,7 @@ CLEAN_AND_BROKEN = {
     "suspicious_gain": {"ap_gain": (0.05, 2)},
     "class_size_guard": {"change_p_value": (1, 1e-9), "class_ap_drop": (0, 50), "size_ap_drop": (0, 10)},
     "scorer_agreement": {"ap_difference": (1e-13, 1e-3)},
-    "timed_outputs": {"different_images": FAULT},
+    "timed_outputs": {"different_images": FAULT, "mixed_different_images": (2, 30)},
     "throughput_vs_310": {"ratio": (1.25, 1.15)},
     "throughput_vs_t4": {"ratio": (1.65, 1.55)},
     "throughput_best_vs_310": {"ratio": (1.25, 1.15)},
@@ -270,7 +277,7 @@ ERRORS = [getattr(support.errors, name) for name in support.errors.__all__]
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
 def test_every_error_leads_to_a_known_word(error):
     verdict = failure("coverage", error("what", required="this", remedy="do that"), batch=1)
-    if error is ContractViolationError:
+    if issubclass(error, ContractViolationError):
         assert (verdict.word, verdict.suspect) == ("rejected", "do that")
     elif issubclass(error, UsageError):
         assert (verdict.word, verdict.reason) == ("undetermined", "internal-error")

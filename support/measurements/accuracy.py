@@ -149,7 +149,13 @@ def reference_ap(figures: ApFigures, accuracy: Accuracy, count: int, expected: i
 
 
 def stage_ap(
-    ladder: Mapping[str, float], edited: Mapping[str, float], *, pads_kept: bool, count: int, expected: int
+    ladder: Mapping[str, float],
+    edited: Mapping[str, float],
+    *,
+    pads_kept: bool,
+    compiled: Mapping[str, float],
+    count: int,
+    expected: int,
 ) -> Measurement:
     """
     Measure the largest change of AP from one stage to the next, and what the edit of the Pads costs.
@@ -157,11 +163,14 @@ def stage_ap(
     Parameters
     ----------
     ladder : mapping of str to float
-        AP in points by stage, from the checkpoint to the candidate.
+        AP in points by stage, from the checkpoint to the ONNX that is deployed.
     edited : mapping of str to float
         AP in points of a graph that keeps its -inf Pads, and of the same graph after their edit.
     pads_kept : bool
         Whether the candidate's own Pads were edited; the last step of the ladder then is such an edit too.
+    compiled : mapping of str to float
+        AP in points of the ONNX that is deployed and of the model compiled from it in mixed precision; empty where it
+        is deployed as it is, or compiled in full precision.
     count, expected : int
         Images that were scored, and images of the whole set.
 
@@ -176,15 +185,25 @@ def stage_ap(
         edits[name] = change
     if not steps or not edits:
         raise ValueError(f"ladders of {list(ladder)} and {list(edited)} have no step to measure")
-    everything = {**steps, **edits}
+    compilation = _steps(compiled)
+    everything = {**steps, **edits, **compilation}
     worst = max(everything, key=everything.__getitem__)
+    values = {"ap_change": max(steps.values()), "padded_ap_change": max(edits.values())}
+    if compilation:
+        values["mixed_ap_change"] = max(compilation.values())
     return Measurement(
-        {"ap_change": max(steps.values()), "padded_ap_change": max(edits.values())},
+        values,
         count,
         expected,
+        variant="mixed" if compilation else "",
         findings=(
             f"ladder: {', '.join(f'{name} {value:.4f}' for name, value in ladder.items())}",
             f"edit of the Pads: {', '.join(f'{name} {value:.4f}' for name, value in edited.items())}",
+            *(
+                [f"compiled: {', '.join(f'{name} {value:.4f}' for name, value in compiled.items())}"]
+                if compiled
+                else []
+            ),
             f"largest change {everything[worst]:.4f} at {worst}",
         ),
         suspect=f"stage {worst}",

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from support.agreement import Matches, overlapping
+from support.clauses import Precision
 from support.errors import NoReferenceError
-from support.spec import Accuracy
+from support.spec import Accuracy, Throughput
 from support.verdict import Measurement
 
 __all__ = ["batch_invariance", "score_agreement", "timed_outputs"]
@@ -68,7 +69,7 @@ def score_agreement(matches: Matches, accuracy: Accuracy, expected: int) -> Meas
     )
 
 
-def batch_invariance(matches: Matches, slot_error: float, expected: int) -> Measurement:
+def batch_invariance(matches: Matches, slot_error: float, expected: int, *, precision: Precision) -> Measurement:
     """
     Measure whether an image gives the same detections at another batch size and in another slot.
 
@@ -80,6 +81,10 @@ def batch_invariance(matches: Matches, slot_error: float, expected: int) -> Meas
         Largest difference of a logit between the slots of one batch filled with the same image.
     expected : int
         Images of the whole set.
+    precision : {"full", "mixed"}
+        What the candidate computes in. In full precision the worst detection counts. In mixed precision another batch
+        size may round another way, and a detection that rounding moves across a threshold says nothing, so the 99th
+        percentile counts.
 
     Raises
     ------
@@ -88,19 +93,34 @@ def batch_invariance(matches: Matches, slot_error: float, expected: int) -> Meas
     """
     _require_something(matches)
     return Measurement(
-        {
-            "unmatched": float(matches.unmatched),
-            "score_change": float(np.abs(matches.score_changes).max(initial=0.0)),
-            "box_change": float(matches.box_changes.max(initial=0.0)),
-            "slot_error": slot_error,
-        },
+        _worst(matches, slot_error) if precision == "full" else _typical(matches, slot_error),
         len(matches.reference.images),
         expected,
         findings=_findings(matches),
+        variant=precision,
     )
 
 
-def timed_outputs(matches: Matches, *, score_tolerance: float, box_tolerance: float, expected: int) -> Measurement:
+def _worst(matches: Matches, slot_error: float) -> dict[str, float]:
+    return {
+        "unmatched": float(matches.unmatched),
+        "score_change": float(np.abs(matches.score_changes).max(initial=0.0)),
+        "box_change": float(matches.box_changes.max(initial=0.0)),
+        "slot_error": slot_error,
+    }
+
+
+def _typical(matches: Matches, slot_error: float) -> dict[str, float]:
+    pairs = len(matches.reference_rows)
+    return {
+        "mixed_unmatched": matches.unmatched / (pairs + matches.unmatched),
+        "mixed_score_p99": float(np.quantile(np.abs(matches.score_changes), 0.99)) if pairs else 1.0,
+        "mixed_box_p99": float(np.quantile(matches.box_changes, 0.99)) if pairs else np.inf,
+        "mixed_slot_error": slot_error,
+    }
+
+
+def timed_outputs(matches: Matches, rules: Throughput, *, precision: Precision, expected: int) -> Measurement:
     """
     Count the images on which the timed pass and an independent pass differ.
 
@@ -108,8 +128,10 @@ def timed_outputs(matches: Matches, *, score_tolerance: float, box_tolerance: fl
     ----------
     matches : Matches
         An independent pass as the reference, the timed pass as the candidate.
-    score_tolerance, box_tolerance : float
+    rules : support.spec.Throughput
         Changes of score, and of a box edge in image pixels, that two passes over the same input may show.
+    precision : {"full", "mixed"}
+        What the candidate computes in.
     expected : int
         Images that must be compared.
 
@@ -119,13 +141,20 @@ def timed_outputs(matches: Matches, *, score_tolerance: float, box_tolerance: fl
         If neither pass has a detection to compare.
     """
     _require_something(matches)
+    mixed = precision == "mixed"
+    score_tolerance = rules.mixed_repeat_score_tolerance if mixed else rules.repeat_score_tolerance
+    box_tolerance = rules.mixed_repeat_box_tolerance if mixed else rules.repeat_box_tolerance
     differs = (np.abs(matches.score_changes) > score_tolerance) | (matches.box_changes > box_tolerance)
     images, counts = _worst_first(np.concatenate([_unmatched_images(matches), matches.image_ids[differs]]))
     findings = tuple(
         f"image {image}: {count} detections differ" for image, count in zip(images[:5], counts[:5], strict=True)
     )
     return Measurement(
-        {"different_images": float(len(images))}, len(matches.reference.images), expected, findings=findings
+        {"mixed_different_images" if mixed else "different_images": float(len(images))},
+        len(matches.reference.images),
+        expected,
+        findings=findings,
+        variant=precision,
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from support.clauses import Precision
 from support.errors import ContractViolationError
 from support.heads import Heads, require_finite
 from support.verdict import Measurement
@@ -88,7 +89,14 @@ def simplified_equals_raw(raw: Heads, simplified: Heads) -> Measurement:
     return _measurement(tensor_distance(raw, simplified), variant="")
 
 
-def stage_tensors(reference: Heads, candidate: Heads, pads_kept: bool) -> Measurement:
+def stage_tensors(
+    reference: Heads,
+    candidate: Heads,
+    *,
+    pads_kept: bool,
+    precision: Precision,
+    suspect: str | Callable[[], str] = "",
+) -> Measurement:
     """
     Measure how far the candidate is from the checkpoint's own network, for the clause ``stage_tensors``.
 
@@ -101,13 +109,18 @@ def stage_tensors(reference: Heads, candidate: Heads, pads_kept: bool) -> Measur
     pads_kept : bool
         Whether the candidate's graph had kept its -inf Pads, so that they now fill with 0. That changes values where
         a max-pool meets negative activations at the border, and has limits of its own.
+    precision : {"full", "mixed"}
+        What the candidate computes in; mixed precision has limits of its own, unless those for kept Pads are wider.
+    suspect : str or callable, optional
+        First thing to look at if the clause is red.
 
     Raises
     ------
     ContractViolationError
         If the heads cannot be compared, see `tensor_distance`.
     """
-    return _measurement(tensor_distance(reference, candidate), variant="kept" if pads_kept else "folded")
+    variant = "kept" if pads_kept else "mixed" if precision == "mixed" else "folded"
+    return replace(_measurement(tensor_distance(reference, candidate), variant=variant), suspect=suspect)
 
 
 def slot_error(heads: Heads) -> float:
@@ -133,7 +146,7 @@ def slot_error(heads: Heads) -> float:
 
 
 def _measurement(distance: TensorDistance, *, variant: str) -> Measurement:
-    prefix = "padded_" if variant == "kept" else ""
+    prefix = {"kept": "padded_", "mixed": "mixed_"}.get(variant, "")
     return Measurement(
         {f"{prefix}logit_error": distance.logit_error, f"{prefix}box_error": distance.box_error},
         count=distance.images,

@@ -167,13 +167,13 @@ def test_a_stage_that_changes_ap_is_rejected(quantity, part, verdict):
     change = part * limit("stage_ap", quantity)
     ladder, edited = ladder_of(change) if quantity == "ap_change" else ladder_of(edit=change)
 
-    measurement = stage_ap(ladder, edited, pads_kept=False, count=IMAGES, expected=IMAGES)
+    measurement = stage_ap(ladder, edited, pads_kept=False, compiled={}, count=IMAGES, expected=IMAGES)
 
     assert word("stage_ap", measurement) == verdict
 
 
 def test_the_stage_that_changes_ap_most_is_the_first_suspect():
-    measurement = stage_ap(*ladder_of(change=1.0), pads_kept=False, count=IMAGES, expected=IMAGES)
+    measurement = stage_ap(*ladder_of(change=1.0), pads_kept=False, compiled={}, count=IMAGES, expected=IMAGES)
 
     assert measurement.suspect == "stage raw -> simplified"
     assert measurement.findings[0].startswith("ladder: checkpoint 40.0000, raw 40.0000, simplified 41.0000")
@@ -184,15 +184,15 @@ def test_the_last_step_of_a_candidate_with_edited_pads_has_the_limit_of_an_edit(
     ladder, edited = ladder_of()
     ladder["candidate"] += between
 
-    folded = stage_ap(ladder, edited, pads_kept=False, count=IMAGES, expected=IMAGES)
-    kept = stage_ap(ladder, edited, pads_kept=True, count=IMAGES, expected=IMAGES)
+    folded = stage_ap(ladder, edited, pads_kept=False, compiled={}, count=IMAGES, expected=IMAGES)
+    kept = stage_ap(ladder, edited, pads_kept=True, compiled={}, count=IMAGES, expected=IMAGES)
 
     assert (word("stage_ap", folded), word("stage_ap", kept)) == ("rejected", "accepted")
 
 
 def test_a_ladder_of_one_stage_is_refused():
     with pytest.raises(ValueError, match="have no step to measure"):
-        stage_ap({"checkpoint": 40.0}, {"raw": 40.0}, pads_kept=False, count=IMAGES, expected=IMAGES)
+        stage_ap({"checkpoint": 40.0}, {"raw": 40.0}, pads_kept=False, compiled={}, count=IMAGES, expected=IMAGES)
 
 
 def test_scorers_that_agree_are_accepted(truth, reference):

@@ -65,12 +65,12 @@ def agreement(reference, candidate):
     return score_agreement(paired(reference, candidate), KIT.accuracy, IMAGES)
 
 
-def invariance(reference, candidate, slot_error=0.0):
-    return batch_invariance(paired(reference, candidate), slot_error, IMAGES)
+def invariance(reference, candidate, slot_error=0.0, precision="full"):
+    return batch_invariance(paired(reference, candidate), slot_error, IMAGES, precision=precision)
 
 
-def repeat(reference, candidate):
-    return timed_outputs(paired(reference, candidate), score_tolerance=1e-3, box_tolerance=0.1, expected=IMAGES)
+def repeat(reference, candidate, precision="full"):
+    return timed_outputs(paired(reference, candidate), KIT.throughput, precision=precision, expected=IMAGES)
 
 
 def verdict(name, measurement):

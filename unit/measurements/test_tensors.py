@@ -135,23 +135,23 @@ def test_a_simplifier_that_changes_one_value_is_rejected(kind):
 
 
 def test_a_candidate_with_folded_pads_is_judged_by_the_tight_limits():
-    measured = stage_tensors(_heads(), _changed(_heads(), "classes", 0, (0, 0, 0, 0), 0.5), pads_kept=False)
+    measured = stage_tensors(_heads(), _changed(_heads(), "classes", 0, (0, 0, 0, 0), 0.5), pads_kept=False, precision="full")
     assert measured.values.keys() == {"logit_error", "box_error"}
     assert _judged("stage_tensors", measured).word == "rejected"
 
 
 def test_a_candidate_with_kept_pads_is_judged_by_limits_of_its_own():
     small, large = (_changed(_heads(), "classes", 0, (0, 0, 0, 0), by) for by in (0.5, 50))
-    measured = stage_tensors(_heads(), small, pads_kept=True)
+    measured = stage_tensors(_heads(), small, pads_kept=True, precision="full")
     assert measured.values.keys() == {"padded_logit_error", "padded_box_error"}
     assert _judged("stage_tensors", measured).word == "accepted"
-    assert _judged("stage_tensors", stage_tensors(_heads(), large, pads_kept=True)).word == "rejected"
+    assert _judged("stage_tensors", stage_tensors(_heads(), large, pads_kept=True, precision="full")).word == "rejected"
 
 
 def test_a_candidate_in_which_one_level_is_exchanged_between_images_is_rejected():
     heads = _heads()
     exchanged = Heads((heads.classes[0][::-1], *heads.classes[1:]), heads.boxes)
-    verdict = _judged("stage_tensors", stage_tensors(heads, exchanged, pads_kept=False))
+    verdict = _judged("stage_tensors", stage_tensors(heads, exchanged, pads_kept=False, precision="full"))
     assert verdict.word == "rejected"
     assert verdict.findings[0].startswith("class head 8x8")
 

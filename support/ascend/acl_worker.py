@@ -1,0 +1,191 @@
+"""
+The process that holds the native runtime.
+
+This file is complete in itself: it runs under the interpreter aclruntime was built for, which may be Python 3.7, and
+needs NumPy and aclruntime alone. Nothing of the suite is imported, and no newer syntax is used. With ``--probe`` it
+tells what it could import; with ``--serve READ WRITE`` it answers JSON lines on two descriptors of its own, because
+native code prints on standard output. Tensors pass through a file that both sides map.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import glob
+import json
+import mmap
+import os
+import platform
+import signal
+import sys
+from typing import Any, Dict, List, Optional, TextIO
+
+#: Line buffering for C's standard output, so that the last words of a crash are not lost in a buffer.
+_IOLBF = 1
+_PR_SET_PDEATHSIG = 1
+DTYPES = {"double": "float64", "bool": "bool"}
+
+
+def probe() -> Dict[str, Any]:
+    """Return what can be imported here, as a dictionary that JSON takes."""
+    facts: Dict[str, Any] = {"python": platform.python_version()}
+    try:
+        import numpy
+
+        facts["numpy"] = numpy.__version__
+        import aclruntime
+    except Exception as error:  # an extension module may raise anything while it loads
+        facts["error"] = "%s: %s" % (type(error).__name__, error)
+        return facts
+    facts["generation"] = generation(aclruntime)
+    facts["wheel"] = wheel_version(aclruntime)
+    return facts
+
+
+def generation(runtime: Any) -> str:
+    """Tell the generation of the runtime by what it has; its version number does not."""
+    if not hasattr(runtime, "BaseTensor"):
+        return "V1"
+    return "V3" if hasattr(runtime.InferenceSession, "free_resource") else "V2"
+
+
+def wheel_version(runtime: Any) -> str:
+    """Version of the installed wheel; empty if there is no record of it."""
+    folder = os.path.dirname(os.path.abspath(getattr(runtime, "__file__", "") or ""))
+    for record in glob.glob(os.path.join(folder, "aclruntime-*.dist-info")):
+        return os.path.basename(record)[len("aclruntime-") : -len(".dist-info")]
+    return ""
+
+
+class Model:
+    """A model loaded on a device."""
+
+    def __init__(self, path: str, device: int) -> None:
+        import aclruntime
+        import numpy
+
+        self.numpy, self.runtime, self.device = numpy, aclruntime, device
+        self.generation = generation(aclruntime)
+        options = aclruntime.session_options()
+        self.session = aclruntime.InferenceSession(path, device, options)
+        self.session.set_staticbatch()
+        self.inputs, self.outputs = self.session.get_inputs(), self.session.get_outputs()
+        self.names = [desc.name for desc in self.outputs]
+        self.copies = aclruntime.MemorySummary() if hasattr(aclruntime, "MemorySummary") else None
+
+    def described(self) -> Dict[str, Any]:
+        """Return what the runtime says of inputs and outputs."""
+        return {
+            "generation": self.generation,
+            "inputs": [self._described(desc) for desc in self.inputs],
+            "outputs": [self._described(desc) for desc in self.outputs],
+        }
+
+    def _described(self, desc: Any) -> Dict[str, Any]:
+        name = desc.datatype.name
+        return {
+            "name": desc.name,
+            "shape": [int(side) for side in desc.shape],
+            "dtype": DTYPES.get(name, name),
+            "bytes": int(desc.realsize),
+        }
+
+    def map(self, path: str, input_bytes: int, slots: List[List[List[int]]]) -> None:
+        """Map the file: the input first, then as many places for outputs as there are slots."""
+        with open(path, "r+b") as file:
+            self.memory = mmap.mmap(file.fileno(), 0)
+        self.input = self._view(0, input_bytes)
+        self.slots = [[self._view(start, size) for start, size in places] for places in slots]
+
+    def _view(self, start: int, size: int) -> Any:
+        return self.numpy.frombuffer(self.memory, self.numpy.uint8, size, start)
+
+    def run(self, slot: int) -> Dict[str, Any]:
+        """Run once; the outputs go to a slot, the times are milliseconds."""
+        if self.input.nbytes != self.inputs[0].realsize:
+            raise ValueError(
+                "the input has %d bytes, the model takes %d" % (self.input.nbytes, self.inputs[0].realsize)
+            )
+        self.session.reset_sumaryinfo()
+        if self.copies is not None:
+            self.copies.reset()
+        outputs = self.session.run(self.names, [self._tensor()])
+        for place, (output, target) in enumerate(zip(outputs, self.slots[slot])):
+            output.to_host()
+            array = self.numpy.array(output)
+            if array.nbytes != target.nbytes:
+                raise ValueError("output %d has %d bytes, declared are %d" % (place, array.nbytes, target.nbytes))
+            target[:] = array.reshape(-1).view(self.numpy.uint8)
+        return {"compute": self._compute_times(), "h2d": self._copy_time("H2D"), "d2h": self._copy_time("D2H")}
+
+    def _tensor(self) -> Any:
+        """Hand the input to the runtime: newer ones take foreign memory, the first copies an array to the device."""
+        if self.generation == "V1":
+            tensor = self.runtime.Tensor(self.input)
+            tensor.to_device(self.device)
+            return tensor
+        return self.runtime.BaseTensor(self.input.ctypes.data, self.input.nbytes)
+
+    def _compute_times(self) -> List[float]:
+        """Durations of the executions since the last reset; the third generation keeps pairs of start and end."""
+        found = self.session.sumary().exec_time_list
+        return [float(item[1]) - float(item[0]) if hasattr(item, "__len__") else float(item) for item in found]
+
+    def _copy_time(self, direction: str) -> Optional[float]:
+        if self.copies is None:
+            return None
+        return float(sum(getattr(self.copies, direction + "_time_list")))
+
+    def close(self) -> None:
+        """Unload, and give the device back, in the way of each generation."""
+        if self.generation == "V3":
+            self.session.free_resource()
+            self.runtime.InferenceSession.finalize()
+        elif self.generation == "V2":
+            self.session.finalize()
+        self.session = None
+
+
+def serve(requests: TextIO, answers: TextIO) -> None:
+    """Answer until the other side closes."""
+    model: Any = None
+    for line in requests:
+        request = json.loads(line)
+        try:
+            if request["op"] == "open":
+                model = Model(request["model"], request["device"])
+                answer = model.described()
+            elif request["op"] == "map":
+                model.map(request["path"], request["input"], request["slots"])
+                answer = {}
+            elif request["op"] == "run":
+                answer = model.run(request["slot"])
+            else:
+                model.close()
+                answer = {}
+            answer["ok"] = True
+        except Exception as error:  # the runtime raises RuntimeError; whatever it is, the suite must hear of it
+            answer = {"ok": False, "error": "%s: %s" % (type(error).__name__, error)}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def main(arguments: List[str]) -> None:
+    """Probe or serve."""
+    library = ctypes.CDLL(None)
+    if arguments[0] == "--probe":
+        # Native libraries may print while they load.
+        answers = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+        answers.write(json.dumps(probe()) + "\n")
+        answers.flush()
+        return
+    # A stuck native call must not outlive the suite, and keep the device.
+    library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    library.setvbuf(ctypes.c_void_p.in_dll(library, "stdout"), None, _IOLBF, 0)
+    read, write = int(arguments[1]), int(arguments[2])
+    with os.fdopen(read) as requests, os.fdopen(write, "w") as answers:
+        serve(requests, answers)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,245 @@
+"""A compiled model on an Ascend NPU, through aclruntime in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from support.ascend.acl_errors import explain, last_lines
+from support.ascend.acl_python import WORKER, AclPython
+from support.ascend.host import AscendHost
+from support.ascend.transfer import SLOTS, Transfer
+from support.backends.base import Backend, TensorInfo, only_input
+from support.errors import ContractViolationError, DeviceLostError, SuiteTimeoutError, ToolError
+
+__all__ = ["AclBackend"]
+
+#: Seconds a worker gets to unload its model before it is killed.
+FAREWELL = 10.0
+
+
+class AclBackend(Backend):
+    """
+    A compiled model on one NPU.
+
+    The runtime lives in a worker process: a crash or a stuck device ends that process and not this one, and the end of
+    the process gives the memory of the device back. Outputs are views of memory both processes share; they stay as they
+    are until the second call after the one that returned them.
+
+    Parameters
+    ----------
+    path : Path
+        Compiled model with a static batch.
+    host : AscendHost
+        Environment of the worker.
+    python : AclPython
+        Its interpreter.
+    device_id : int
+        Device id as aclruntime counts.
+    scratch : Path or None
+        Where tensors pass if memory has no room for them.
+    load_seconds, call_seconds : float
+        Limits for loading, and for one run.
+
+    Attributes
+    ----------
+    copies : list of (float, float) or None
+        Seconds of the copies to and from the device of every call; None where this generation does not tell.
+    walls : list of float
+        Seconds of every call as this process sees it.
+    """
+
+    timer = "NPU_compute_time: aclmdlExecute, device compute only"
+    includes_copies = False
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        host: AscendHost,
+        python: AclPython,
+        device_id: int,
+        scratch: Path | None,
+        load_seconds: float,
+        call_seconds: float,
+    ) -> None:
+        self._path, self._host, self._python, self._device_id = path, host, python, device_id
+        self._scratch, self._load_seconds, self._call_seconds = scratch, load_seconds, call_seconds
+        self._worker: _Worker | None = None
+        self.copies: list[tuple[float, float] | None] = []
+        self.walls: list[float] = []
+
+    def _open(self) -> tuple[TensorInfo, tuple[TensorInfo, ...]]:
+        self.copies, self.walls, self._calls = [], [], 0
+        self._worker = worker = _Worker(self._host, self._python)
+        model = worker.take(self._path)
+        found = worker.ask(self._load_seconds, "loading the model", op="open", model=model, device=self._device_id)
+        inputs, outputs = ([_static(item, self._path) for item in found[side]] for side in ("inputs", "outputs"))
+        tensor = only_input(tuple(inputs), self._path.name)
+        self._transfer = Transfer(
+            found["inputs"][0]["bytes"], [item["bytes"] for item in found["outputs"]], self._scratch
+        )
+        try:
+            worker.ask(
+                self._load_seconds,
+                "mapping tensors",
+                op="map",
+                path=str(self._transfer.path),
+                input=self._transfer.input_bytes,
+                slots=self._transfer.slots,
+            )
+        finally:
+            self._transfer.unlink()
+        return tensor, tuple(outputs)
+
+    def _run(self, tensor: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
+        assert self._worker is not None, "the context is entered"
+        slot = self._calls % SLOTS
+        self._calls += 1
+        self._transfer.input()[:] = tensor.reshape(-1).view(np.uint8)
+        times = self._worker.ask(self._call_seconds, f"call {self._calls}", op="run", slot=slot)
+        if len(times["compute"]) != 1:
+            raise ToolError(f"the runtime recorded {len(times['compute'])} executions for one call")
+        self._compute: float = times["compute"][0] / 1e3
+        known = times["h2d"] is not None and times["d2h"] is not None
+        self.copies.append((times["h2d"] / 1e3, times["d2h"] / 1e3) if known else None)
+        pairs = zip(self.outputs, self._transfer.outputs(slot), strict=True)
+        return {info.name: data.view(info.dtype).reshape(info.shape) for info, data in pairs}
+
+    def _seconds(self, wall: float) -> float:
+        self.walls.append(wall)
+        return self._compute
+
+    def _close(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+
+def _static(item: Mapping[str, Any], path: Path) -> TensorInfo:
+    info = TensorInfo(item["name"], tuple(item["shape"]), item["dtype"])
+    if any(side < 0 for side in info.shape):
+        raise ContractViolationError(
+            f"{path.name}: {info} is dynamic", required="a static shape", remedy="compile one model for each batch size"
+        )
+    if info.dtype != "float32":
+        raise ContractViolationError(
+            f"{path.name}: {info.name} is {info.dtype}",
+            required="float32 inputs and outputs",
+            remedy="compile without AIPP and with --output_type=FP32, which is the default",
+        )
+    if int(np.prod(info.shape)) * 4 != item["bytes"]:
+        raise ContractViolationError(f"{path.name}: {info} has {item['bytes']} bytes")
+    return info
+
+
+class _Worker:
+    """The worker process, the pipes to it, and what it printed."""
+
+    def __init__(self, host: AscendHost, python: AclPython) -> None:
+        # A folder of our own: the runtime refuses models that others may change, and odd names.
+        self._folder = Path(tempfile.mkdtemp(prefix="acceptance-"))
+        self._log = self._folder / "native.log"
+        their_read, our_write = os.pipe()
+        our_read, their_write = os.pipe()
+        command = [str(python.path), str(WORKER), "--serve", str(their_read), str(their_write)]
+        try:
+            with self._log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    command,
+                    env=dict(host.env),
+                    cwd=self._folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(their_read, their_write),
+                    start_new_session=True,
+                )
+        except OSError as error:
+            os.close(our_read)
+            os.close(our_write)
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise ToolError(f"{python.path} cannot be started: {error}", remedy="check --acl-python") from error
+        finally:
+            os.close(their_read)
+            os.close(their_write)
+        self._write, self._read = os.fdopen(our_write, "w", encoding="utf-8"), our_read
+
+    def take(self, model: Path) -> str:
+        """Copy a model to where the runtime accepts it; returns its path."""
+        target = self._folder / "model.om"
+        shutil.copyfile(model, target)
+        target.chmod(0o600)
+        return str(target)
+
+    def ask(self, seconds: float, step: str, **request: Any) -> dict[str, Any]:
+        """Send a request and wait for its answer."""
+        try:
+            self._write.write(json.dumps(request) + "\n")
+            self._write.flush()
+        except OSError:
+            raise self._lost(step) from None
+        answer: dict[str, Any] = json.loads(self._line(seconds, step))
+        if not answer["ok"]:
+            raise explain(answer["error"], self._native())
+        return answer
+
+    def _line(self, seconds: float, step: str) -> bytes:
+        line = b""
+        while not line.endswith(b"\n"):
+            ready, _, _ = select.select([self._read], [], [], seconds)
+            if not ready:
+                self._process.kill()
+                raise SuiteTimeoutError(
+                    f"{step} had not ended after {seconds:g} s{last_lines(self._native())}",
+                    remedy="the device may be stuck: npu-smi info -t health; the limits are in the spec's [timeouts]",
+                )
+            piece = os.read(self._read, 65536)
+            if not piece:
+                raise self._lost(step)
+            line += piece
+        return line
+
+    def _lost(self, step: str) -> DeviceLostError:
+        status = self._process.wait()
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        return DeviceLostError(
+            f"the process of the runtime ended with {how} in {step}{last_lines(self._native())}",
+            remedy="look at its last lines, dmesg and npu-smi info -t health; core dumps tell where it crashed",
+        )
+
+    def _native(self) -> str:
+        with suppress(OSError):
+            return self._log.read_bytes()[-65536:].decode("utf-8", "replace")
+        return ""
+
+    def close(self) -> None:
+        """Unload the model, or kill the process; either gives the device back."""
+        with suppress(OSError, ValueError):
+            self._write.write('{"op": "close"}\n')
+            self._write.close()
+        try:
+            self._process.wait(FAREWELL if self._process.poll() is None else 0)
+        except BaseException as error:
+            self._process.kill()
+            self._process.wait()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+        finally:
+            os.close(self._read)
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __del__(self) -> None:
+        with suppress(AttributeError, OSError, ProcessLookupError):
+            self._process.kill()

@@ -1,0 +1,1 @@
+"""The simulated package of the command-line tool."""

@@ -45,7 +45,7 @@ def test_the_compiled_model_is_the_one_of_its_batch_size_and_chip(run, spec, cla
             run.om_facts(batch),
             spec.model,
             batch=batch,
-            soc_version=run.ascend.npus[0].soc_version,
+            soc_version=run.devices.ascend.npus[0].soc_version,
             fp32_types=spec.atc.kept_types,
         )
     )

@@ -15,7 +15,7 @@ def serial(pytestconfig):
 
 @pytest.fixture
 def record(serial, run, results, spec, pytestconfig, batch):
-    machine = this_machine(pytestconfig, run.chip.serial)
+    machine = this_machine(pytestconfig, run.devices.chip.serial)
     return throughput_record(results.throughput(batch), spec=spec.name, machine=machine)
 
 
@@ -71,7 +71,7 @@ def test_best_throughput_against_the_t4(serial, results, spec, clause):
 
 @pytest.mark.clause("throughput_same_chip")
 def test_throughput_against_the_same_chip(serial, run, results, spec, clause, batch):
-    baseline = spec.baselines[spec.throughput.same_chip[run.chip.name]]
+    baseline = spec.baselines[spec.throughput.same_chip[run.devices.chip.name]]
     clause.judge(throughput.vs_baseline(results.throughput(batch), baseline, images=results.images.expected))
 
 

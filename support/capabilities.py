@@ -77,8 +77,8 @@ class Capabilities(_Record):
     """
     Everything probed, once a session, in the controlling process; workers receive it as JSON.
 
-    `gpu_problem` and `npu_problem` tell why `gpus` and `npus` are empty, `npu_remedy` what to do; `npus_unproven` that NPUs are here whose ids
-    could not be told from each other.
+    `gpu_problem` and `npu_problem` tell why `gpus` and `npus` are empty, `npu_remedy` what to do; `npus_unproven` that
+    NPUs are here whose ids could not be told from each other.
     """
 
     host: str

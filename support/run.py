@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,16 +10,16 @@ from support.artifacts import Artifact, ArtifactStore, Recipe
 from support.ascend.file_route import file_route_pass
 from support.ascend.host import AscendHost
 from support.ascend.om_facts import OmFacts
-from support.ascend.runtime import AscendRuntime
 from support.backends.onnx_runtime import OnnxCpuBackend
 from support.bins import check_bins, write_bins
-from support.candidate import BuiltModels, Stage, given_model, open_on_chip, pads_edited
-from support.capabilities import CPU, Capabilities, Chip
+from support.candidate import BuiltModels, Stage, given_model, pads_edited
+from support.capabilities import CPU, Capabilities
 from support.clauses import Precision
 from support.code import measuring_code
 from support.dataset import CocoDataset, open_dataset
 from support.deadline import deadline
 from support.detections import Decoder, Detections
+from support.devices import Devices
 from support.engine import Pass, Plan, repeated_image, run_pass
 from support.errors import ContractViolationError, NotFiniteError
 from support.feed import Feed, build_feed
@@ -49,7 +48,7 @@ from support.stages.om_from_onnx import given_om
 if TYPE_CHECKING:
     import onnx
 
-    from support.backends.base import Backend, TensorInfo
+    from support.backends.base import TensorInfo
     from support.checkpoint import Checkpoint
 
 __all__ = ["Images", "Recheck", "Run"]
@@ -72,15 +71,6 @@ class Recheck(NamedTuple):
 
     detections: Detections
     slot_error: float
-
-
-def _require_batch(backend: Backend, batch: int) -> None:
-    if backend.batch != batch:
-        raise ContractViolationError(
-            f"the model given for batch {batch} takes batch {backend.batch}",
-            required=f"an input of {batch} images",
-            remedy="a model under the wrong name: compare its file name with its input shape",
-        )
 
 
 class Run:
@@ -121,26 +111,10 @@ class Run:
         self.store = ArtifactStore(options.artifacts, lock_seconds=spec.timeouts.lock)
         self.built = BuiltModels(self.store, lambda: self.checkpoint, spec, progress)
         self._session = ArtifactStore(session_folder, lock_seconds=spec.timeouts.lock)
-        self._host = host
+        self.devices = Devices(options, spec, capabilities, host, session_folder)
         self._decoder = Decoder(spec.model)
 
     # --- data
-
-    @property
-    @remembered
-    def chip(self) -> Chip:
-        """The device under test; that of result files was not seen."""
-        if self.options.results:
-            unseen = f"unseen {self.options.chip_name}"
-            return Chip(name=self.options.chip_name, device_id=0, model=unseen, serial=unseen, driver="")
-        return self.capabilities.chip(self.options.chip_name, self.options.device_ids)
-
-    @property
-    @remembered
-    def ascend(self) -> AscendRuntime:
-        """The NPUs under test and their tools."""
-        npus = self.capabilities.chosen_npus(self.options.chip_name, self.options.device_ids)
-        return AscendRuntime(self._host, npus, self.capabilities.npus, self.options, self.spec, self._session.root)
 
     @property
     @remembered
@@ -260,7 +234,7 @@ class Run:
         if self.options.om:
             return given_om(self.options.om, batch)
         if self.options.on_npu:
-            return self.ascend.compile(self.store, self.deployed_onnx(batch), batch, self.progress)
+            return self.devices.ascend.compile(self.store, self.deployed_onnx(batch), batch, self.progress)
         return self.deployed_onnx(batch)
 
     @remembered
@@ -271,7 +245,7 @@ class Run:
     @remembered
     def om_facts(self, batch: int) -> OmFacts | None:
         """Return what atc tells about the compiled model; None where there is no atc."""
-        return self.ascend.facts(self.model(batch))
+        return self.devices.ascend.facts(self.model(batch))
 
     @remembered
     def pads_kept(self, batch: int) -> bool:
@@ -284,6 +258,10 @@ class Run:
             return pads_edited(self.onnx(batch))
         facts = self.om_facts(batch)
         return facts is None or any(kind.startswith("Pad") for kind in facts.operators)
+
+    def row_of(self, image_id: int) -> int:
+        """Row of an image in the feed."""
+        return list(self.feed.image_ids).index(image_id)
 
     def overflow(self, batch: int, row: int) -> str:
         """Name the operator that half precision cannot hold on one image, if any; asked only when something is red."""
@@ -302,7 +280,7 @@ class Run:
     @remembered
     def loaded(self, batch: int) -> tuple[TensorInfo, tuple[TensorInfo, ...]]:
         """Return input and outputs of the model under test, as the runtime describes them."""
-        with self._opened(self.model(batch)) as (backend,):
+        with self.devices.opened(self.model(batch), batch) as (backend,):
             return backend.input, backend.outputs
 
     @remembered
@@ -319,9 +297,9 @@ class Run:
     @remembered
     def timed(self, batch: int) -> Pass:
         """Run the candidate over all images on one device alone; the same pass, unless several devices share it."""
-        if not self.options.on_npu or self.options.results or len(self.ascend.npus) == 1:
+        if not self.devices.several:
             return self.candidate(batch)
-        return self._session_pass("timed", batch, lambda: self._run_on(self._opened(self.model(batch)), batch, "timed"))
+        return self._session_pass("timed", batch, lambda: self._run_on_devices(batch, "timed", every=False))
 
     def _session_pass(self, kind: str, batch: int, measure: Callable[[], Pass]) -> Pass:
         recipe = Recipe(kind, 1, inputs={"model": self.model(batch).sha256}, options={"batch": batch})
@@ -329,33 +307,20 @@ class Run:
         return read_pass(artifact.path)
 
     def _measured(self, batch: int) -> Pass:
-        if self.options.route == "files":
-            return self._pass_by_files(batch)
-        return self._run_on(self._opened(self.model(batch), every=True), batch)
+        return self._pass_by_files(batch) if self.options.route == "files" else self._run_on_devices(batch)
 
-    def _run_on(self, opened: AbstractContextManager[Sequence[Backend]], batch: int, what: str = "") -> Pass:
-        plan = self._plan(range(len(self.feed)), ", ".join((self.options.device, f"batch {batch}", *filter(None, [what]))))
-        with opened as backends:
-            _require_batch(backends[0], batch)
+    def _run_on_devices(self, batch: int, what: str = "", *, every: bool = True) -> Pass:
+        title = f"{self.options.device}, batch {batch}{f', {what}' if what else ''}"
+        plan = self._plan(range(len(self.feed)), title)
+        with self.devices.opened(self.model(batch), batch, every=every) as backends:
             return run_on_devices(self.feed, backends, self._decoder, self.spec.model, plan, self.progress)
 
-    @contextmanager
-    def _opened(self, model: Artifact, *, every: bool = False) -> Iterator[Sequence[Backend]]:
-        """Open a model on the device under test, or on every device of the run, with nobody else on it."""
-        if not self.options.on_npu:
-            with open_on_chip(model, self.chip) as backend:
-                yield (backend,)
-            return
-        npus = self.ascend.npus if every else self.ascend.npus[:1]
-        with self.ascend.in_use(npus), ExitStack() as stack:
-            yield [stack.enter_context(self.ascend.backend(model, npu)) for npu in npus]
-
     def _pass_by_files(self, batch: int) -> Pass:
-        npu = self.ascend.npus[0]
-        with self.ascend.in_use([npu]):
+        npu = self.devices.ascend.npus[0]
+        with self.devices.ascend.in_use([npu]):
             return file_route_pass(
                 self.feed,
-                self.ascend.file_route(self.model(batch), npu, batch),
+                self.devices.ascend.file_route(self.model(batch), npu, batch),
                 self._decoder,
                 self.spec.model,
                 self._plan(range(len(self.feed)), f"{self.options.device}, batch {batch}, by files"),
@@ -382,8 +347,7 @@ class Run:
         # Reversed, so that an image meets other neighbours in another slot, and cached outputs show.
         order = list(range(len(self.feed)))[: self.spec.throughput.comparison_images][::-1]
         title = f"{self.options.device}, batch {batch}, again"
-        with self._opened(self.model(batch)) as (backend,):
-            _require_batch(backend, batch)
+        with self.devices.opened(self.model(batch), batch) as (backend,):
             plan = self._plan(order, title, warm_up_calls=0)
             measured = run_pass(self.feed, backend, self._decoder, self.spec.model, plan, self.progress)
             with deadline(self.spec.timeouts.infer_call, f"{title}, one image repeated"):

@@ -97,6 +97,7 @@ def test_heads_that_are_not_finite_are_refused_with_output_slot_and_count(output
     with pytest.raises(ContractViolationError, match=text) as caught:
         require_finite(heads)
     assert "overflow in mixed precision" in caught.value.remedy
+    assert caught.value.slot == 1
     with pytest.raises(ContractViolationError, match=r"^box head 8x8, image slot 1"):
         require_finite(Heads(heads.classes, heads.boxes))
 

@@ -14,6 +14,7 @@ import pytest
 from fixtures.options import pytest_addoption
 from support.clauses import CATALOGUE
 from support.dataset import open_dataset
+from support.simulator.host import FAULTS
 from support.spec import load_spec, tomllib
 from support.verdict import EXIT_STATUS, REASONS
 
@@ -74,7 +75,7 @@ PERF = "pytest -m perf --chip=cpu --spec=shapes_d0"
 RECORD = f"{GATE} --record-reference=REF"
 BINS = f"{GATE} --write-bins=DIR"
 JUNIT = f"{GATE} --junitxml=report.xml"
-NPU = "pytest -m acceptance --chip=310P3"
+SIMULATED = "pytest -m acceptance --chip=sim:310P3 --spec=shapes_d0"
 AUTOSAVE = f"{PERF} --benchmark-autosave"
 
 # Exact text as shown: how it is executed. REF, DIR and other paths become existing ones outside the checkout.
@@ -88,7 +89,7 @@ EXECUTED = {
     ),
     BINS: How("acceptance/test_inputs.py", (10,), ("partial",)),
     JUNIT: How("acceptance/test_dataset.py", (10,), ("partial",)),
-    NPU: How("acceptance/test_coverage.py", (10,), ("no-device", "no 310P3")),
+    SIMULATED: How("acceptance/test_coverage.py", (10,), ("simulated 310P3 (aclruntime V3, compute mode)", "partial")),
     AUTOSAVE: How("perf", (0,), ("accepted: throughput of shapes_small", "Saved benchmark data")),
     # Any verdict is right: on a busy machine the second run may be slower than the first.
     f"{PERF} --benchmark-compare": How("perf", (0, 1, 10), ("throughput of shapes_small", "throughput_regression")),
@@ -97,7 +98,16 @@ EXECUTED = {
 ACTIVATE = ". .venv/bin/activate"
 T4_PROTOCOL = ".venv-cuda/bin/python -m support.t4_protocol --onnx='model/d0_bs{batch}.onnx' --json=t4.json"
 # Needs hardware or the network, and has no options of ours.
-PREPARES = ("curl ", "unzip ", "python3 -m venv ", ".venv-cuda/bin/python -m pip install ")
+PREPARES = (
+    "curl ",
+    "npu-smi info",
+    "python3 -m pip download ",
+    "python3 -m venv ",
+    "source ",
+    "unzip ",
+    ".venv-cuda/bin/python -m pip install ",
+    ".venv/bin/python -m pip install ",
+)
 
 
 def commands(text):
@@ -250,10 +260,6 @@ def test_the_environment_can_be_activated():
     assert done.stdout.strip() == f"{sys.prefix}/bin/pytest"
 
 
-def test_a_gate_on_an_npu_ends_without_a_device(world):
-    world.run(NPU)
-
-
 def test_a_junit_report_tells_the_verdict(world):
     world.run(JUNIT)
 
@@ -262,7 +268,7 @@ def test_a_junit_report_tells_the_verdict(world):
 
 @pytest.mark.slow
 @pytest.mark.needs_torch
-@pytest.mark.parametrize("command", [command for command in EXECUTED if command not in {RECORD, BINS, JUNIT, NPU}])
+@pytest.mark.parametrize("command", [command for command in EXECUTED if command not in {RECORD, BINS, JUNIT}])
 def test_a_command_ends_as_described(recorded, command):
     recorded.run(command)
 
@@ -316,6 +322,12 @@ def test_extras_that_are_installed_exist():
 
 
 # --- tables
+
+
+def test_the_table_of_faults_is_that_of_the_simulator():
+    assert {row[0].strip("`"): row[1].lower() for row in table("Fault")} == {
+        name: text.lower() for name, text in FAULTS.items()
+    }
 
 
 def table(first):

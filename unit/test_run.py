@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import support.devices
 import support.run
 from support.ascend.host import real_host
 from support.backends.base import Backend, TensorInfo
@@ -54,7 +55,7 @@ class Device(Backend):
 @pytest.fixture
 def calls(monkeypatch):
     found = []
-    monkeypatch.setattr(support.run, "open_on_chip", lambda model, chip: Device(int(model.path.stem), found))
+    monkeypatch.setattr(support.devices, "open_on_chip", lambda model, chip: Device(int(model.path.stem), found))
     return found
 
 
@@ -91,7 +92,7 @@ def test_a_run_touches_nothing_before_it_is_asked(start, tmp_path):
     with pytest.raises(NoDataError, match="there is no model nowhere"):
         run.model(1)
     with pytest.raises(NoDeviceError, match="no T4 on this host"):
-        _ = run.chip
+        _ = run.devices.chip
 
 
 def test_a_limited_run_says_how_much_it_covers(start):
@@ -139,7 +140,7 @@ def test_a_second_look_uses_another_session_other_neighbours_and_a_full_batch_of
 
 
 def test_a_device_whose_slots_differ_is_seen(start, monkeypatch):
-    monkeypatch.setattr(support.run, "open_on_chip", lambda model, chip: Device(4, [], drift=0.25))
+    monkeypatch.setattr(support.devices, "open_on_chip", lambda model, chip: Device(4, [], drift=0.25))
     assert start().recheck(4).slot_error == pytest.approx(0.75)
 
 
@@ -150,7 +151,7 @@ def test_a_failure_of_the_device_fails_once(start, monkeypatch):
         opened.append(chip.name)
         raise NoDeviceError("the driver is gone")
 
-    monkeypatch.setattr(support.run, "open_on_chip", broken)
+    monkeypatch.setattr(support.devices, "open_on_chip", broken)
     run = start()
     results = Results(run)
     for ask in (run.candidate, results.candidate, results.throughput):

@@ -132,6 +132,9 @@ REFUSED = {
     "another family": ("model/family", "yolo", r"model\.family: .*'effdet' \(found 'yolo'\)"),
     "half a hash": ("checkpoint/sha256", "f3276ba8", r"checkpoint\.sha256: .*\(found 'f3276ba8'\)"),
     "a confidence of 1": ("throughput/confidence", 1.0, r"throughput\.confidence: .*less than 1"),
+    "a share of all detections": ("throughput/mixed_repeat_share", 1.0, r"mixed_repeat_share: .*less than 1"),
+    "no time to compile": ("timeouts/compile", 0, r"timeouts\.compile: .*greater than 0"),
+    "no time to load": ("timeouts/load", None, r"timeouts\.load: Field required"),
     "no time at all": ("timeouts/infer_call", 0, r"timeouts\.infer_call: .*greater than 0"),
 }
 
@@ -321,6 +324,35 @@ def test_the_rules_are_those_of_the_guide():
     assert number("throughput_same_chip", "ratio") == 0.95
     assert (D0.dataset.image_count, D0.dataset.category_count) == (5000, 80)
     assert D0.graph.opset == 11
+
+
+def test_the_compiler_keeps_in_float32_what_the_list_of_the_guide_names():
+    assert D0.atc.kept_types == ("ReduceMeanD",)
+    assert D0.atc.model_copy(update={"modify_mixlist": {}}).kept_types == ()
+
+
+@pytest.mark.parametrize(
+    ("mode", "precision"),
+    [
+        ("allow_mix_precision", "mixed"),
+        ("force_fp16", "mixed"),
+        ("allow_fp32_to_fp16", "mixed"),
+        ("force_fp32", "mixed"),
+        ("cube_fp16in_fp32out", "mixed"),
+        ("must_keep_origin_dtype", "full"),
+    ],
+)
+def test_a_mode_that_may_lower_an_operator_is_mixed_precision(mode, precision):
+    assert D0.atc.model_copy(update={"precision_mode": mode}).precision == precision
+
+
+def test_limits_of_mixed_precision_are_wider_than_those_of_full_precision():
+    stage = D0.clauses["stage_tensors"].limits
+    for name in ("logit_error", "box_error"):
+        assert stage[name].number < stage[f"mixed_{name}"].number < stage[f"padded_{name}"].number
+    rules = D0.throughput
+    assert rules.repeat_score_tolerance < rules.mixed_repeat_score_tolerance
+    assert rules.repeat_box_tolerance < rules.mixed_repeat_box_tolerance
 
 
 def test_the_kit_is_no_release_and_keeps_every_rule_that_is_not_its_own():

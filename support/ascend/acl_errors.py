@@ -40,11 +40,14 @@ ACL_CODES: Mapping[str, str] = MappingProxyType(
         "545001": "loading the model failed",
     }
 )
+#: Six digits that are neither a process id nor part of a number or of a time.
+CODE = re.compile(r"(?<!PID: )(?<![\w.])\d{6}(?!\w|\.\d)")
 MEMORY = "another job may hold the memory: npu-smi info; or use a smaller batch size"
 DRIVER = "check driver, firmware and hardware: npu-smi info -t health, dmesg; restart the device"
+INPUT = "compile the network's own ONNX, for this batch size, with float32 input and without AIPP"
 VISIBLE = "check --device-id and ASCEND_RT_VISIBLE_DEVICES: ids are logic ids, which npu-smi info shows as Device"
 
-#: Messages by what they contain, first match: (text, error, meaning, remedy).
+#: Messages by a text or a code they contain, first match: (text or code, error, meaning, remedy).
 RULES: tuple[tuple[str, type[SuiteError], str, str], ...] = (
     (
         "please check model path",
@@ -84,16 +87,17 @@ RULES: tuple[tuple[str, type[SuiteError], str, str], ...] = (
         "the model cannot be loaded: it is missing, damaged or of another chip",
         "compile it for this chip with this CANN; see what the runtime said",
     ),
-    ("needsize", ContractViolationError, "an input of another size", "a model of another batch size or input type"),
-    ("need:", ContractViolationError, "another number of inputs", "a model with other inputs than the network's"),
-    ("[3][ACL: runtime failure]", ContractViolationError, "another number of inputs", "a model with other inputs"),
-    ("outnames", ToolError, "an output of this name is unknown", "please report it: names are read from the model"),
+    ("needsize", ContractViolationError, "the model takes an input of another size", INPUT),
+    ("intensors in:", ContractViolationError, "the model takes another number of inputs", INPUT),
+    ("[3][ACL: runtime failure]", ContractViolationError, "the model takes another number of inputs", INPUT),
+    ("outnames ", ToolError, "an output of this name is unknown", "please report it: names are read from the model"),
     ("find outputsize is zero", ContractViolationError, "an output of unknown size", "compile it with static shapes"),
     ("context is null", ToolError, "the session was used from another thread", "please report it"),
     ("507011", DeviceLostError, "the model failed while it ran", f"often a batch size that is too large; {MEMORY}"),
     ("507015", DeviceLostError, "an exception of the AI core", DRIVER),
     ("507899", DeviceLostError, "the driver failed while the model ran", DRIVER),
-    ("execute", DeviceLostError, "the model failed while it ran", DRIVER),
+    ("acl execute failed", DeviceLostError, "the model failed while it ran", DRIVER),
+    ("execute model failed", DeviceLostError, "the model failed while it ran", DRIVER),
     ("tensor is in npu", ToolError, "a tensor was read on the device", "please report it"),
     ("cannot open shared object", ToolError, "a library of CANN is missing", "source set_env.sh of the toolkit"),
 )
@@ -111,10 +115,11 @@ def explain(message: str, native: str) -> SuiteError:
         What native code printed until then; the details are there.
     """
     both = f"{message}\n{native}"
-    rule = next((rule for rule in RULES if rule[0] in both), None)
+    codes = dict.fromkeys(CODE.findall(both))
+    rule = next((rule for rule in RULES if rule[0] in (codes if rule[0].isdecimal() else both)), None)
     kind, meaning, remedy = rule[1:] if rule else (ToolError, "the runtime failed", "see what it said")
-    codes = [f"{code} {ACL_CODES[code]}" for code in dict.fromkeys(re.findall(r"\b\d{6}\b", both)) if code in ACL_CODES]
-    named = f" ({', '.join(codes)})" if codes else ""
+    known = [f"{code} {ACL_CODES[code]}" for code in codes if code in ACL_CODES]
+    named = f" ({', '.join(known)})" if known else ""
     return kind(f"{meaning}{named}: {message.strip() or 'no message'}{last_lines(native)}", remedy=remedy)
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from support.ascend.host import AscendHost
 from support.ascend.processes import run_tool
@@ -20,6 +20,8 @@ WORKER = Path(__file__).with_name("acl_worker.py")
 NAMES = (*(f"python3.{minor}" for minor in range(7, 15)), "python3")
 #: Where the guides of the vendor install an interpreter.
 USUAL = "usr/local/python3*/bin/python3"
+#: Characters of an interpreter's output that the list of all of them quotes.
+LAST = 200
 NOT_SOURCED = (
     "source /usr/local/Ascend/ascend-toolkit/set_env.sh (CANN 8.5 and later: /usr/local/Ascend/cann/set_env.sh)"
 )
@@ -35,7 +37,7 @@ class AclPython:
 
     path: Path
     python: str
-    generation: str
+    generation: Literal["V1", "V2", "V3"]
     wheel: str
 
     def __str__(self) -> str:
@@ -70,14 +72,15 @@ def find_acl_python(host: AscendHost, given: Path | None, *, timeout: float) -> 
 
 
 def _candidates(host: AscendHost) -> Iterator[Path]:
-    yield Path(sys.executable)
-    seen = {Path(sys.executable).resolve()}
+    seen = set()
     folders = host.env.get("PATH", "").split(os.pathsep)
     on_path = [Path(folder) / name for name in NAMES for folder in folders if folder]
-    for path in [*on_path, *sorted(Path("/").glob(USUAL))]:
-        # By its target: several names often lead to one interpreter; virtual environments are links, too.
-        if path.is_file() and os.access(path, os.X_OK) and (path.parent / path.resolve()) not in seen:
-            seen.add(path.parent / path.resolve())
+    for path in [Path(sys.executable), *on_path, *sorted(Path("/").glob(USUAL))]:
+        # Several names in a folder often lead to one interpreter. The link in a virtual environment leads to one, too,
+        # but that one has other packages.
+        place = path.parent.resolve(), path.resolve()
+        if path.is_file() and os.access(path, os.X_OK) and place not in seen:
+            seen.add(place)
             yield path
 
 
@@ -93,11 +96,12 @@ def _probe(host: AscendHost, path: Path, timeout: float) -> dict[str, Any]:
             continue
         if isinstance(facts, dict) and facts.keys() & {"generation", "error"}:
             return facts
-    return {"error": f"ended with {done.status}: {done.tail[-200:]}"}
+    last = " ".join(done.tail.split())[-LAST:]
+    return {"error": f"ended with {done.status}: {last or 'no output'}"}
 
 
 def _not_found(tried: dict[str, str]) -> ToolError:
-    reasons = "; ".join(f"{path}: {why}" for path, why in tried.items())
+    reasons = "".join(f"\n    {path}: {why}" for path, why in tried.items())
     text = reasons.lower()
     if "libascend" in text or "libacl" in text:
         remedy = NOT_SOURCED
@@ -107,4 +111,4 @@ def _not_found(tried: dict[str, str]) -> ToolError:
         remedy = (
             "pip install the aclruntime wheel of ais_bench into one of them, or name another with --acl-python=FILE"
         )
-    return ToolError(f"no interpreter can import aclruntime: {reasons}", remedy=remedy)
+    return ToolError(f"no interpreter can import aclruntime:{reasons}", remedy=remedy)

@@ -109,6 +109,8 @@ class Model:
         if self.copies is not None:
             self.copies.reset()
         outputs = self.session.run(self.names, [self._tensor()])
+        if len(outputs) != len(self.names):
+            raise ValueError("the runtime gave %d outputs, declared are %d" % (len(outputs), len(self.names)))
         for place, (output, target) in enumerate(zip(outputs, self.slots[slot])):
             output.to_host()
             array = self.numpy.array(output)
@@ -131,9 +133,8 @@ class Model:
         return [float(item[1]) - float(item[0]) if hasattr(item, "__len__") else float(item) for item in found]
 
     def _copy_time(self, direction: str) -> Optional[float]:
-        if self.copies is None:
-            return None
-        return float(sum(getattr(self.copies, direction + "_time_list")))
+        times = getattr(self.copies, direction + "_time_list", None)
+        return float(sum(times)) if times else None
 
     def close(self) -> None:
         """Unload, and give the device back, in the way of each generation."""
@@ -171,6 +172,9 @@ def serve(requests: TextIO, answers: TextIO) -> None:
 
 def main(arguments: List[str]) -> None:
     """Probe or serve."""
+    # Modules beside this file belong to the suite, and nothing imported here may find them.
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder) != here]
     library = ctypes.CDLL(None)
     if arguments[0] == "--probe":
         # Native libraries may print while they load.

@@ -75,14 +75,14 @@ def compile_om(host: AscendHost, arguments: Sequence[str], *, timeout: float, lo
     timeout : float
         Seconds.
     log : Path
-        Keeps what it prints; its own log files go beside.
+        Keeps what it prints; its folder takes whatever else it writes, such as logs of its own.
     output : Path
-        As in the arguments; its folder holds no compiled model yet.
+        As in the arguments, absolute.
 
     Returns
     -------
     om : Path
-        The compiled model. Some versions put system and architecture into its name.
+        The compiled model.
 
     Raises
     ------
@@ -93,15 +93,21 @@ def compile_om(host: AscendHost, arguments: Sequence[str], *, timeout: float, lo
     SuiteTimeoutError
         If it takes too long.
     """
+    before = set(_models(output))
     env = {**host.env, "ASCEND_PROCESS_LOG_PATH": str(log.parent / "plog")}
-    done = run_tool([str(host.tool("atc")), *arguments], env=env, timeout=timeout, cwd=output.parent, log=log)
+    done = run_tool([str(host.tool("atc")), *arguments], env=env, timeout=timeout, cwd=log.parent, log=log)
     if done.status != 0:
         raise explain(done.status, done.output, str(log))
-    made = [path for path in output.parent.glob(f"{output.name}*.om") if path.stat().st_size > 0]
+    made = [path for path in _models(output) if path not in before and path.stat().st_size > 0]
     if SUCCESS not in done.output or len(made) != 1:
         raise BuildFailedError(
-            f"atc ended with 0 but printed {done.tail[-200:]!r} and left {len(made)} compiled models; see {log}",
-            required=f"the line {SUCCESS!r} and one new file {output.name}.om",
-            remedy="run the command by hand; the disk may be full",
+            f"atc ended with 0, left {len(made)} new models and printed {done.tail[-200:]!r}; its output is in {log}",
+            required=f"the line {SUCCESS!r} and one new file {output.name}.om that is not empty",
+            remedy="look whether the disk is full, and run the command by hand",
         )
     return made[0]
+
+
+def _models(output: Path) -> list[Path]:
+    # Some versions put system and architecture into the name.
+    return sorted(output.parent.glob(f"{output.name}*.om"))

@@ -11,6 +11,7 @@ NAME = "busy.txt"
 
 def note_busy(session_folder: Path, found: str) -> None:
     """Note that a device was in use."""
+    session_folder.mkdir(parents=True, exist_ok=True)
     with (session_folder / NAME).open("a", encoding="utf-8") as file:
         file.write(f"{found}\n")
 

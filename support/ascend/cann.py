@@ -9,8 +9,9 @@ from pathlib import Path
 
 __all__ = ["cann_version"]
 
-#: ``version=8.0.RC2`` in an install.info, ``[5.1.RC1:5.1.RC1]`` in an old version.cfg.
-VERSION = re.compile(r"^\s*(?:\w*version\s*=\s*)\[?\"?([0-9][^\s:\]\"]*)", re.IGNORECASE | re.MULTILINE)
+#: ``version=8.0.RC2`` of an install.info, and ``runtime_running_version=[7.6.0.1.220:8.0.0]`` of a version.cfg, where
+#: the version of the component precedes that of CANN.
+VERSION = re.compile(r"^\s*\w*version\s*=\s*\[?(?:[^\s:\]]+:)?([0-9][^\s:\]]*)", re.IGNORECASE | re.MULTILINE)
 
 
 def cann_version(env: Mapping[str, str]) -> str:

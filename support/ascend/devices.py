@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import platform
+from collections.abc import Collection, Mapping, Sequence
+from typing import TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
-from support.ascend.npu_smi import ChipRow, InfoTable, NpuSmi
-from support.errors import NoDeviceError, SuiteError, WrongDeviceError
+from support.ascend.npu_smi import ChipRow, InfoTable, Mapped, NpuSmi
+from support.errors import NoDeviceError, ToolError, WrongDeviceError
 
 __all__ = ["Npu", "choose", "visible_npus"]
 
 HEALTHY = "OK"
+#: What some lists print instead of a name or a number.
+NONE = ("", "NA", "-")
+#: Names of the mapping that differ from those of the table.
+CODE_NAMES = {"MiniD": "310"}
+
+#: NPU id and chip id.
+Place: TypeAlias = tuple[int, int]
 
 
 class Npu(BaseModel):
@@ -44,10 +52,11 @@ class Npu(BaseModel):
 
     @property
     def identity(self) -> str:
-        """What identifies the piece of hardware: serial number and chip, else its bus, else its place in this host."""
-        if self.serial:
-            return f"{self.serial}/{self.chip_id}"
-        return self.bus_id or f"npu {self.npu_id} chip {self.chip_id}"
+        """What identifies the chip: serial number of its card, else its bus, else its host; and its place there."""
+        if self.serial or self.bus_id:
+            # The chips of one card share its serial number, and on some cards its bus.
+            return f"{self.serial or self.bus_id}/{self.chip_id}"
+        return f"{platform.node()} npu {self.npu_id} chip {self.chip_id}"
 
     @property
     def title(self) -> str:
@@ -58,6 +67,8 @@ class Npu(BaseModel):
 def visible_npus(smi: NpuSmi, visible: str | None) -> tuple[Npu, ...]:
     """
     Find the NPUs of this process, in the order of its device ids.
+
+    A chip that is mapped but whose row cannot be read is among them, with the reason as its health.
 
     Parameters
     ----------
@@ -74,58 +85,108 @@ def visible_npus(smi: NpuSmi, visible: str | None) -> tuple[Npu, ...]:
         What keeps npu-smi from answering.
     """
     table = smi.info()
-    logic = _logic_ids(smi, table)
-    boards = {npu_id: _board(smi, npu_id) for npu_id in dict.fromkeys(chip.npu_id for chip in table.chips)}
-    chips = {logic[chip.npu_id, chip.chip_id]: chip for chip in table.chips}
-    order = sorted(chips) if visible is None else _visible(visible, chips)
+    mapping = _mapping(smi)
+    logic = _logic_ids(table, mapping)
+    order = _all_visible(logic, table) if visible is None else _visible(visible, logic.values())
+    boards = {npu_id: _board(smi, npu_id) for npu_id in dict.fromkeys(npu_id for npu_id, _ in logic)}
+    chips = {logic[chip.npu_id, chip.chip_id]: chip for chip in (*table.chips, *_unread(table, mapping))}
     return tuple(
         _npu(chips[logic_id], logic_id, device_id, boards[chips[logic_id].npu_id], table)
         for device_id, logic_id in enumerate(order)
     )
 
 
-def _logic_ids(smi: NpuSmi, table: InfoTable) -> dict[tuple[int, int], int]:
-    """Device ids by (NPU id, chip id): those of ``-m``, which is right where the two disagree, else the column."""
+def _mapping(smi: NpuSmi) -> tuple[Mapped, ...]:
+    """Chips that have a device id, by ``-m``; none where this driver does not know the query."""
+    try:
+        return tuple(row for row in smi.mapping() if row.logic_id is not None)
+    except ToolError:
+        return ()
+
+
+def _logic_ids(table: InfoTable, mapping: Sequence[Mapped]) -> dict[Place, int]:
+    """Device ids of the host by place: those of ``-m``, which is right where the two disagree, else the column."""
     column = {(chip.npu_id, chip.chip_id): chip.logic_id for chip in table.chips}
-    try:
-        listed = {(row.npu_id, row.chip_id): row.logic_id for row in smi.mapping()}
-    except SuiteError:
-        listed = {}
-    found = {place: listed.get(place, column[place]) for place in column}
-    unknown = [place for place, logic_id in found.items() if logic_id is None]
-    twice = [number for number, count in Counter(found.values()).items() if count > 1]
-    if unknown or twice:
-        raise WrongDeviceError(
-            f"npu-smi does not tell which device id a chip has: {found}",
-            required="one device id for every chip, from npu-smi info or npu-smi info -m",
-            remedy="run npu-smi info -m by hand and check the driver",
+    listed = {(row.npu_id, row.chip_id): row.logic_id for row in mapping}
+    found = {**column, **listed}
+    disagree = any(column.get(place) not in (None, number) for place, number in listed.items())
+    known = {place: number for place, number in found.items() if number is not None}
+    if len(set(known.values())) < len(found) or (disagree and not column.keys() <= listed.keys()):
+        raise _not_proven(
+            f"npu-smi does not tell which device id a chip has: info {column}, info -m {listed}",
+            "one device id for every chip, from npu-smi info -m or npu-smi info",
+            "run npu-smi info -m by hand and check the driver",
+            table,
         )
-    return {place: logic_id for place, logic_id in found.items() if logic_id is not None}
+    return known
 
 
-def _board(smi: NpuSmi, npu_id: int) -> Mapping[str, str]:
-    try:
-        return smi.board(npu_id)
-    except SuiteError:
-        # Old drivers do not know the query; what it tells is recorded, not needed.
-        return {}
+def _not_proven(found: str, required: str, remedy: str, table: InfoTable) -> WrongDeviceError:
+    unread = f"; not readable: {'; '.join(table.problems)}" if table.problems else ""
+    return WrongDeviceError(f"{found}{unread}", required=required, remedy=remedy)
 
 
-def _visible(text: str, chips: Mapping[int, ChipRow]) -> list[int]:
-    parts = [part.strip() for part in text.split(",")]
+def _all_visible(logic: Mapping[Place, int], table: InfoTable) -> list[int]:
+    ids = sorted(logic.values())
+    # A process counts its devices from 0, so of a single one the number is known even if a container has renumbered it.
+    alone = len(ids) == 1 and not table.problems
+    if not alone and ids != list(range(len(ids))):
+        raise _not_proven(
+            f"npu-smi lists the device ids {ids}: it cannot be told how this process counts them",
+            "device ids from 0 without a gap",
+            "a container may see some of the chips only: give it one of them, or all; or check the driver",
+            table,
+        )
+    return ids
+
+
+def _visible(text: str, known: Collection[int]) -> list[int]:
+    """
+    Read ``ASCEND_RT_VISIBLE_DEVICES``.
+
+    The runtime stops reading at the first character that is neither digit nor comma, a blank too, and at the first
+    unknown id; ids in ascending order are the only ones it supports. Source: "ASCEND_RT_VISIBLE_DEVICES" in the
+    environment variable reference of CANN 8.0 and 8.5. The reference of CANN 6.3 allows any order.
+    """
+    parts = text.split(",")
     ids = [int(part) for part in parts if part.isascii() and part.isdecimal()]
-    # The renumbering is documented for ascending ids alone.
-    if len(ids) != len(parts) or ids != sorted(set(ids)) or not set(ids) <= chips.keys():
+    if [str(number) for number in ids] != parts or ids != sorted(set(ids)) or not set(ids) <= set(known):
         raise WrongDeviceError(
             f"ASCEND_RT_VISIBLE_DEVICES={text}: it cannot be told which chip a device id means",
-            required=f"different device ids in ascending order, out of {sorted(chips)}",
+            required=f"different device ids in ascending order, with commas and no blanks, out of {sorted(known)}",
             remedy="correct the variable, or unset it and choose with --device-id",
         )
     return ids
 
 
+def _board(smi: NpuSmi, npu_id: int) -> Mapping[str, str]:
+    try:
+        return smi.board(npu_id)
+    except (ToolError, NoDeviceError):
+        # Old drivers do not know the query; what it tells is recorded, not needed.
+        return {}
+
+
+def _unread(table: InfoTable, mapping: Sequence[Mapped]) -> list[ChipRow]:
+    """Chips of the mapping without a row in the table that can be read."""
+    read = {(chip.npu_id, chip.chip_id) for chip in table.chips}
+    health = f"not readable ({'; '.join(table.problems) or 'no row in npu-smi info'})"
+    return [
+        ChipRow(
+            npu_id=row.npu_id,
+            chip_id=row.chip_id,
+            logic_id=row.logic_id,
+            name=CODE_NAMES.get(row.name, row.name.removeprefix("Ascend").strip()),
+            health=health,
+            bus_id=None,
+        )
+        for row in mapping
+        if (row.npu_id, row.chip_id) not in read
+    ]
+
+
 def _npu(chip: ChipRow, logic_id: int, device_id: int, board: Mapping[str, str], table: InfoTable) -> Npu:
-    serial = board.get("Serial Number", "")
+    told = {key: value for key, value in board.items() if value not in NONE}
     return Npu(
         name=chip.name,
         npu_id=chip.npu_id,
@@ -135,9 +196,9 @@ def _npu(chip: ChipRow, logic_id: int, device_id: int, board: Mapping[str, str],
         bus_id=chip.bus_id,
         health=chip.health,
         memory_total=chip.memory_total,
-        driver=board.get("Software Version", "") or table.driver_version,
-        firmware=board.get("Firmware Version", ""),
-        serial="" if serial == "NA" else serial,
+        driver=told.get("Software Version", table.driver_version),
+        firmware=told.get("Firmware Version", ""),
+        serial=told.get("Serial Number", ""),
     )
 
 
@@ -174,7 +235,9 @@ def _none_fits(npus: Sequence[Npu], name: str, fitting: Sequence[Npu]) -> NoDevi
     if fitting:
         states = ", ".join(f"device {npu.device_id}: {npu.health}" for npu in fitting)
         return NoDeviceError(
-            f"no healthy {name}: {states}", required="health OK", remedy="npu-smi info -t health -i NPU"
+            f"no healthy {name}: {states}",
+            required="health OK",
+            remedy=f"look at npu-smi info -t health -i {fitting[0].npu_id}, and at dmesg",
         )
     return NoDeviceError(
         f"no {name} on this host: {', '.join(npu.title for npu in npus)}", remedy="give --chip one of these names"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["AVERAGING", "LARGEST_HALF", "ascend_type", "averaged_count", "static_shapes"]
+__all__ = ["AVERAGING", "LARGEST_HALF", "ascend_type", "averaged_count", "float_tensors", "static_shapes"]
 
 #: The largest finite number of half precision.
 LARGEST_HALF = 65504.0
@@ -58,3 +58,13 @@ def static_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     graph = shape_inference.infer_shapes(model).graph
     values = (*graph.input, *graph.value_info, *graph.output)
     return {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in values}
+
+
+def float_tensors(model: onnx.ModelProto) -> set[str]:
+    """Names of all tensors of float32; shapes and places are integers."""
+    from onnx import TensorProto, shape_inference
+
+    graph = shape_inference.infer_shapes(model).graph
+    values = (*graph.input, *graph.value_info, *graph.output)
+    found = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+    return found | {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}

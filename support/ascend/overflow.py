@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from support.ascend.operators import AVERAGING, LARGEST_HALF, ascend_type, averaged_count, static_shapes
+from support.ascend.operators import AVERAGING, LARGEST_HALF, ascend_type, averaged_count, float_tensors, static_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -57,8 +57,7 @@ def overflowing(
     overflows : tuple of Overflow
         Of the operators that are not kept.
     """
-    shapes = static_shapes(model)
-    found = _found(model, _largest(model, tensor), shapes)
+    found = _found(model, _largest(model, tensor), static_shapes(model))
     outside = [item for item in found if item.kind not in kept_types and item.magnitude > LARGEST_HALF]
     return tuple(sorted(outside, key=lambda item: -item.magnitude))
 
@@ -80,7 +79,8 @@ def _largest(model: onnx.ModelProto, tensor: NDArray[np.float32]) -> dict[str, f
 
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
-    names = [node.output[0] for node in model.graph.node if node.op_type not in ("Constant", "Cast", "Shape")]
+    floats = float_tensors(model)
+    names = [node.output[0] for node in model.graph.node if node.output[0] in floats and node.op_type != "Constant"]
     del watched.graph.output[:]
     for name in names:
         watched.graph.node.extend(_maximum(name))

@@ -34,7 +34,7 @@ LOOK_EVERY = 1.0
 #: Seconds between two looks while a pass runs.
 WATCH_EVERY = 5.0
 #: A simulated npu-smi disturbs nothing.
-SIMULATED_FASTER = 20
+SIMULATED_FASTER = 5
 
 
 class AscendRuntime:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,14 @@ from support.ascend.acl_python import WORKER, AclPython
 from support.ascend.host import AscendHost
 from support.ascend.transfer import SLOTS, Transfer
 from support.backends.base import Backend, TensorInfo, only_input
-from support.errors import ContractViolationError, DeviceLostError, SuiteTimeoutError, ToolError
+from support.errors import (
+    ContractViolationError,
+    DeviceLostError,
+    NoDataError,
+    NoSpaceError,
+    SuiteTimeoutError,
+    ToolError,
+)
 
 __all__ = ["AclBackend"]
 
@@ -36,6 +44,9 @@ class AclBackend(Backend):
     The runtime lives in a worker process: a crash or a stuck device ends that process and not this one, and the end of
     the process gives the memory of the device back. Outputs are views of memory both processes share; they stay as they
     are until the second call after the one that returned them.
+
+    Any thread may use it, with its time limits. The worker ends with the thread that entered the context: this is how
+    the kernel ends it, even in a stuck native call, when this process is killed.
 
     Parameters
     ----------
@@ -80,25 +91,24 @@ class AclBackend(Backend):
         self.copies: list[tuple[float, float] | None] = []
         self.walls: list[float] = []
 
+    @property
+    def worker_pid(self) -> int | None:
+        """Process that holds the device; None outside the context."""
+        return self._worker.pid if self._worker else None
+
     def _open(self) -> tuple[TensorInfo, tuple[TensorInfo, ...]]:
         self.copies, self.walls, self._calls = [], [], 0
         self._worker = worker = _Worker(self._host, self._python)
         model = worker.take(self._path)
-        found = worker.ask(self._load_seconds, "loading the model", op="open", model=model, device=self._device_id)
+        step = f"loading the model {self._path}"
+        found = worker.ask(self._load_seconds, step, op="open", model=model, device=self._device_id)
         inputs, outputs = ([_static(item, self._path) for item in found[side]] for side in ("inputs", "outputs"))
         tensor = only_input(tuple(inputs), self._path.name)
-        self._transfer = Transfer(
-            found["inputs"][0]["bytes"], [item["bytes"] for item in found["outputs"]], self._scratch
-        )
+        sizes = [[item["bytes"] for item in found[side]] for side in ("inputs", "outputs")]
+        self._transfer = Transfer(sizes[0][0], sizes[1], self._scratch)
         try:
-            worker.ask(
-                self._load_seconds,
-                "mapping tensors",
-                op="map",
-                path=str(self._transfer.path),
-                input=self._transfer.input_bytes,
-                slots=self._transfer.slots,
-            )
+            layout = {"input": self._transfer.input_bytes, "slots": self._transfer.slots}
+            worker.ask(self._load_seconds, "mapping the tensors", op="map", path=str(self._transfer.path), **layout)
         finally:
             self._transfer.unlink()
         return tensor, tuple(outputs)
@@ -140,7 +150,11 @@ def _static(item: Mapping[str, Any], path: Path) -> TensorInfo:
             remedy="compile without AIPP and with --output_type=FP32, which is the default",
         )
     if int(np.prod(info.shape)) * 4 != item["bytes"]:
-        raise ContractViolationError(f"{path.name}: {info} has {item['bytes']} bytes")
+        raise ContractViolationError(
+            f"{path.name}: {info} has {item['bytes']} bytes",
+            required="four for each element",
+            remedy="the compiled model is damaged, or is of another runtime: compile it with this CANN",
+        )
     return info
 
 
@@ -148,8 +162,8 @@ class _Worker:
     """The worker process, the pipes to it, and what it printed."""
 
     def __init__(self, host: AscendHost, python: AclPython) -> None:
-        # A folder of our own: the runtime refuses models that others may change, and odd names.
-        self._folder = Path(tempfile.mkdtemp(prefix="acceptance-"))
+        # A folder of our own: the runtime refuses models that others may change, links, and odd names.
+        self._folder = Path(tempfile.mkdtemp(prefix="acceptance-")).resolve()
         self._log = self._folder / "native.log"
         their_read, our_write = os.pipe()
         our_read, their_write = os.pipe()
@@ -158,7 +172,8 @@ class _Worker:
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen(
                     command,
-                    env=dict(host.env),
+                    # Whatever the runtime leaves behind when it is killed goes with the folder.
+                    env={**host.env, "TMPDIR": str(self._folder)},
                     cwd=self._folder,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -176,33 +191,50 @@ class _Worker:
             os.close(their_write)
         self._write, self._read = os.fdopen(our_write, "w", encoding="utf-8"), our_read
 
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
     def take(self, model: Path) -> str:
         """Copy a model to where the runtime accepts it; returns its path."""
         target = self._folder / "model.om"
-        shutil.copyfile(model, target)
-        target.chmod(0o600)
+        with _copying(model, target):
+            shutil.copyfile(model, target)
+            target.chmod(0o600)
         return str(target)
 
     def ask(self, seconds: float, step: str, **request: Any) -> dict[str, Any]:
-        """Send a request and wait for its answer."""
+        """Send a request and wait for its answer; `step` names it in errors."""
+        try:
+            self._send(request, step)
+            answer: dict[str, Any] = json.loads(self._line(seconds, step))
+        except SuiteTimeoutError as error:  # also the alarm of a deadline
+            self._process.kill()
+            raise SuiteTimeoutError(f"{error.found}{last_lines(self._native())}", remedy=error.remedy) from None
+        except BaseException:
+            # A late answer would be taken for that of the next request, and a stuck worker would hold the device.
+            self._process.kill()
+            raise
+        if not answer["ok"]:
+            failure = explain(answer["error"], self._native())
+            raise type(failure)(f"{step}: {failure.found}", remedy=failure.remedy)
+        return answer
+
+    def _send(self, request: Mapping[str, Any], step: str) -> None:
         try:
             self._write.write(json.dumps(request) + "\n")
             self._write.flush()
         except OSError:
             raise self._lost(step) from None
-        answer: dict[str, Any] = json.loads(self._line(seconds, step))
-        if not answer["ok"]:
-            raise explain(answer["error"], self._native())
-        return answer
 
     def _line(self, seconds: float, step: str) -> bytes:
-        line = b""
+        line, ready = b"", select.poll()
+        ready.register(self._read, select.POLLIN)
         while not line.endswith(b"\n"):
-            ready, _, _ = select.select([self._read], [], [], seconds)
-            if not ready:
-                self._process.kill()
+            if not ready.poll(seconds * 1e3):
                 raise SuiteTimeoutError(
-                    f"{step} had not ended after {seconds:g} s{last_lines(self._native())}",
+                    f"{step} had not ended after {seconds:g} s",
                     remedy="the device may be stuck: npu-smi info -t health; the limits are in the spec's [timeouts]",
                 )
             piece = os.read(self._read, 65536)
@@ -230,7 +262,7 @@ class _Worker:
             self._write.write('{"op": "close"}\n')
             self._write.close()
         try:
-            self._process.wait(FAREWELL if self._process.poll() is None else 0)
+            self._process.wait(FAREWELL)
         except BaseException as error:
             self._process.kill()
             self._process.wait()
@@ -240,6 +272,18 @@ class _Worker:
             os.close(self._read)
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def __del__(self) -> None:
-        with suppress(AttributeError, OSError, ProcessLookupError):
-            self._process.kill()
+
+@contextmanager
+def _copying(model: Path, target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpaceError(
+                f"{target.parent} has no room for a copy of {model}",
+                required=f"{model.stat().st_size / 2**20:.0f} MiB",
+                remedy="set TMPDIR to a folder on a disk with room",
+            ) from error
+        raise NoDataError(
+            f"{model} cannot be read: {error.strerror}", required="a compiled model", remedy="check the path of the om"
+        ) from error

@@ -91,7 +91,7 @@ class Backend(ABC):
         Returns
         -------
         outputs : dict of str to ndarray
-            Every output of the model by name, in host memory.
+            Every output of the model by name, in host memory; as they are until the second call after this one.
 
         Raises
         ------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,9 @@ from support.verdict import Measurement
 __all__ = ["batch_invariance", "score_agreement", "timed_outputs"]
 
 
-def score_agreement(matches: Matches, accuracy: Accuracy, expected: int) -> Measurement:
+def score_agreement(
+    matches: Matches, accuracy: Accuracy, expected: int, *, overflow: Callable[[int], str] | None = None
+) -> Measurement:
     """
     Measure how well the scores of the candidate agree with those of the reference.
 
@@ -30,6 +33,10 @@ def score_agreement(matches: Matches, accuracy: Accuracy, expected: int) -> Meas
         Score floor, and the change of score that makes a pair an outlier.
     expected : int
         Images of the whole set.
+    overflow : callable, optional
+        Names what half precision cannot hold on an image, by its id, or nothing. Asked only if the clause is red, about
+        the image with the largest change of score; what it names is the first suspect, since a runtime that saturates
+        hides an overflow behind finite numbers.
 
     Returns
     -------
@@ -65,7 +72,7 @@ def score_agreement(matches: Matches, accuracy: Accuracy, expected: int) -> Meas
             *_findings(matches),
             f"score of the candidate = {slope:.5f} x that of the reference in {pairs} pairs",
         ),
-        suspect=_suspect(matches, accuracy),
+        suspect=_first_suspect(matches, accuracy, overflow),
     )
 
 
@@ -114,8 +121,9 @@ def _typical(matches: Matches, slot_error: float) -> dict[str, float]:
     pairs = len(matches.reference_rows)
     return {
         "mixed_unmatched": matches.unmatched / (pairs + matches.unmatched),
-        "mixed_score_p99": float(np.quantile(np.abs(matches.score_changes), 0.99)) if pairs else 1.0,
-        "mixed_box_p99": float(np.quantile(matches.box_changes, 0.99)) if pairs else np.inf,
+        # Without a pair there is no change to see, and everything is unmatched.
+        "mixed_score_p99": float(np.quantile(np.abs(matches.score_changes), 0.99)) if pairs else 0.0,
+        "mixed_box_p99": float(np.quantile(matches.box_changes, 0.99)) if pairs else 0.0,
         "mixed_slot_error": slot_error,
     }
 
@@ -124,12 +132,16 @@ def timed_outputs(matches: Matches, rules: Throughput, *, precision: Precision, 
     """
     Count the images on which the timed pass and an independent pass differ.
 
+    In full precision one detection that differs makes an image differ. In mixed precision rounding decides near-ties,
+    and another box of the same object may win, so an image differs only if a large part of its detections does.
+
     Parameters
     ----------
     matches : Matches
         An independent pass as the reference, the timed pass as the candidate.
     rules : support.spec.Throughput
-        Changes of score, and of a box edge in image pixels, that two passes over the same input may show.
+        Changes of score, and of a box edge in image pixels, that two passes over the same input may show, and the part
+        of an image's detections that may show larger ones in mixed precision.
     precision : {"full", "mixed"}
         What the candidate computes in.
     expected : int
@@ -145,7 +157,7 @@ def timed_outputs(matches: Matches, rules: Throughput, *, precision: Precision, 
     score_tolerance = rules.mixed_repeat_score_tolerance if mixed else rules.repeat_score_tolerance
     box_tolerance = rules.mixed_repeat_box_tolerance if mixed else rules.repeat_box_tolerance
     differs = (np.abs(matches.score_changes) > score_tolerance) | (matches.box_changes > box_tolerance)
-    images, counts = _worst_first(np.concatenate([_unmatched_images(matches), matches.image_ids[differs]]))
+    images, counts = _different_images(matches, differs, rules.mixed_repeat_share if mixed else 0.0)
     findings = tuple(
         f"image {image}: {count} detections differ" for image, count in zip(images[:5], counts[:5], strict=True)
     )
@@ -156,6 +168,18 @@ def timed_outputs(matches: Matches, rules: Throughput, *, precision: Precision, 
         findings=findings,
         variant=precision,
     )
+
+
+def _different_images(
+    matches: Matches, differs: NDArray[np.bool_], share: float
+) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
+    # Images of whose detections more than this share differ or have no partner, and how many of them do.
+    unmatched = _unmatched_images(matches)
+    images, counts = _worst_first(np.concatenate([unmatched, matches.image_ids[differs]]))
+    all_of_them = np.concatenate([unmatched, matches.image_ids])
+    totals = np.array([np.count_nonzero(all_of_them == image) for image in images], np.int64)
+    different = counts > share * totals
+    return images[different], counts[different]
 
 
 def _require_something(matches: Matches) -> None:
@@ -200,6 +224,16 @@ def _findings(matches: Matches) -> tuple[str, ...]:
 
 def _where(matches: Matches, pair: np.intp) -> str:
     return f"image {matches.image_ids[pair]}, category {matches.candidate.category_ids[matches.candidate_rows[pair]]}"
+
+
+def _first_suspect(
+    matches: Matches, accuracy: Accuracy, overflow: Callable[[int], str] | None
+) -> str | Callable[[], str]:
+    suspect = _suspect(matches, accuracy)
+    if overflow is None or not len(matches.reference_rows):
+        return suspect
+    worst = int(matches.image_ids[np.argmax(np.abs(matches.score_changes))])
+    return lambda: overflow(worst) or suspect
 
 
 def _suspect(matches: Matches, accuracy: Accuracy) -> str:

@@ -38,7 +38,7 @@ def om_contract(
     soc_version : str
         Chip it runs on.
     fp32_types : sequence of str
-        Types of operators that must keep float32.
+        Types of operators that must keep float32, as the compiler names them.
     """
     found = list(_interface("loaded", loaded[0], loaded[1], model, batch))
     if facts is None:
@@ -49,7 +49,7 @@ def om_contract(
         found += _interface("file", facts.inputs[0], facts.outputs, model, batch)
     else:
         found.append(f"file: {len(facts.inputs)} inputs instead of one")
-    return Measurement({"violations": len(found)}, count=1, expected=1, findings=(*found, *_told(facts)))
+    return Measurement({"violations": len(found)}, count=1, expected=1, findings=(*found, *_told(facts, fp32_types)))
 
 
 def _interface(
@@ -78,19 +78,26 @@ def _compiled(facts: OmFacts, soc_version: str) -> Iterator[str]:
 
 def _kept(facts: OmFacts, fp32_types: Sequence[str]) -> Iterator[str]:
     for kind in fp32_types:
-        count, exact = facts.operators.get(kind, 0), facts.fp32_operators.get(kind, 0)
-        if exact < count:
-            yield f"{count - exact} of {count} {kind} compute in half precision; the mixed-precision list was ignored"
+        half, count = facts.half_operators.get(kind, 0), facts.operators.get(kind, 0)
+        if half:
+            yield f"{half} of {count} {kind} compute in half precision; the mixed-precision list was ignored"
         # A compiler that keeps the axes an input has the type without its D, and passes over the entry in silence.
         other = kind.removesuffix("D")
-        lowered = facts.operators.get(other, 0) - facts.fp32_operators.get(other, 0)
+        lowered = facts.half_operators.get(other, 0)
         if not count and other != kind and lowered:
             yield f"{lowered} {other} compute in half precision; the mixed-precision list names {kind}"
 
 
-def _told(facts: OmFacts) -> Iterator[str]:
+def _told(facts: OmFacts, fp32_types: Sequence[str]) -> Iterator[str]:
     if facts.soc_version is None:
-        yield "not-verified: the file does not tell its chip"
+        yield "not-verified: the chip, which the file does not tell"
+    for kind in fp32_types:
+        count = facts.operators.get(kind, 0)
+        silent = count - facts.fp32_operators.get(kind, 0) - facts.half_operators.get(kind, 0)
+        if silent:
+            yield f"not-verified: the precision of {silent} of {count} {kind}, which the file does not tell"
+        if not count:
+            yield f"the model has no {kind}, which the mixed-precision list names"
     kept = ", ".join(f"{count} {kind}" for kind, count in sorted(facts.fp32_operators.items())) or "none"
     version, mode = facts.atc_version or "of unknown version", facts.precision_mode or "unknown precision mode"
     yield f"atc {version}, {mode}; fp32: {kept}"

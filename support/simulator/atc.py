@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from support.ascend.operators import ascend_type
 from support.simulator.om import BrokenOmError, Om, OmTensor, read_om, write_om
+from support.simulator.om_json import as_json
 from support.simulator.precision import lowered_nodes
 
 if TYPE_CHECKING:
@@ -24,26 +24,11 @@ START = "ATC start working now, please wait for a moment."
 SUCCESS = "ATC run success, welcome to the next use."
 FAILURE = "ATC run failed, Please check the detail log, Try 'atc --help' for more information"
 OPTIONS = frozenset(
-    [
-        "mode",
-        "framework",
-        "model",
-        "output",
-        "input_format",
-        "input_shape",
-        "log",
+    {
+        *("dynamic_batch_size", "framework", "input_format", "input_shape", "insert_op_conf", "json", "log", "mode"),
+        *("model", "modify_mixlist", "om", "op_select_implmode", "output", "output_type", "precision_mode"),
         "soc_version",
-        "precision_mode",
-        "modify_mixlist",
-        "keep_dtype",
-        "output_type",
-        "dynamic_batch_size",
-        "op_select_implmode",
-        "insert_op_conf",
-        "om",
-        "json",
-        "help",
-    ]
+    }
 )
 PRECISION_MODES = (
     "force_fp16",
@@ -55,75 +40,33 @@ PRECISION_MODES = (
     "must_keep_origin_dtype",
 )
 SOCS = frozenset(
-    [
-        "Ascend310",
-        "Ascend310P1",
-        "Ascend310P3",
-        "Ascend310P5",
-        "Ascend310P7",
-        "Ascend310B1",
-        "Ascend310B4",
+    {
+        *("Ascend310", "Ascend310P1", "Ascend310P3", "Ascend310P5", "Ascend310P7", "Ascend310B1", "Ascend310B4"),
         "Ascend910A",
-    ]
+    }
 )
-LOGS = frozenset(["debug", "info", "warning", "error", "null"])
+#: Modes CANN 5 does not know.
+NEWER_MODES = frozenset({"allow_mix_precision_fp16", "cube_fp16in_fp32out"})
+LOGS = frozenset({"debug", "info", "warning", "error", "null"})
 #: Operators of ONNX the compiler has a parser for; those of the network and their near relatives.
 OPERATORS = frozenset(
-    [
-        "Add",
-        "BatchNormalization",
-        "Cast",
-        "Ceil",
-        "Clip",
-        "Concat",
-        "Constant",
-        "ConstantOfShape",
-        "Conv",
-        "Div",
-        "Exp",
-        "Flatten",
-        "Floor",
-        "Gather",
-        "Gemm",
-        "GlobalAveragePool",
-        "Identity",
-        "MatMul",
-        "Max",
-        "MaxPool",
-        "Min",
-        "Mul",
-        "Pad",
-        "Pow",
-        "ReduceMean",
-        "ReduceSum",
-        "Relu",
-        "Reshape",
-        "Resize",
-        "Shape",
-        "Sigmoid",
-        "Slice",
-        "Softmax",
-        "Split",
-        "Sqrt",
-        "Squeeze",
-        "Sub",
-        "Tile",
-        "TopK",
-        "Transpose",
-        "Unsqueeze",
-    ]
+    {
+        *("Add", "BatchNormalization", "Cast", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "Conv", "Div"),
+        *("Exp", "Flatten", "Floor", "Gather", "Gemm", "GlobalAveragePool", "Identity", "MatMul", "Max", "MaxPool"),
+        *("Min", "Mul", "Pad", "Pow", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Resize", "Shape", "Sigmoid"),
+        *("Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Tile", "TopK", "Transpose", "Unsqueeze"),
+    }
 )
 LISTS, CHANGES = ("black-list", "white-list", "gray-list"), ("to-add", "to-remove")
 DTYPES = {"FP32": "float32", "FP16": "float16", "UINT8": "uint8", "INT8": "int8"}
-GE_DTYPES = {"float32": "DT_FLOAT", "float16": "DT_FLOAT16", "uint8": "DT_UINT8", "int8": "DT_INT8"}
 
 
 class AtcError(Exception):
-    """What a failed compilation prints: a code, a text, and perhaps cause and solution."""
+    """What a failed compilation prints: a code, a text, and perhaps a solution."""
 
-    def __init__(self, code: str, text: str, *, cause: str = "", solution: str = "") -> None:
+    def __init__(self, code: str, text: str, *, solution: str = "") -> None:
         super().__init__(code, text)
-        self.code, self.text, self.cause, self.solution = code, text, cause, solution
+        self.code, self.text, self.solution = code, text, solution
 
 
 def _invalid(value: str, option: str, reason: str) -> AtcError:
@@ -131,14 +74,33 @@ def _invalid(value: str, option: str, reason: str) -> AtcError:
 
 
 def main(arguments: Sequence[str], host: Mapping[str, Any] | None = None) -> int:
-    """Run as ``atc``; everything is printed on standard output, the exit status is 0 or 255."""
+    """
+    Run as ``atc``; everything is printed on standard output.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        Of the command line, each ``--name=value``.
+    host : mapping, optional
+        Description of the simulated host; the one ``ASCEND_SIMULATED_HOST`` leads to by default.
+
+    Returns
+    -------
+    status : int
+        0 if it was successful, 1 for an unknown option, 255 for any other failure.
+    """
     host = host or _host()
     if "--help" in arguments:
         _print("usage: atc.bin <args>\n" + "\n".join(f"  --{name}" for name in sorted(OPTIONS)))
         return 0
+    unknown = [argument for argument in arguments if not _known(argument)]
+    if unknown:
+        # The parser of the command line ends the process before the compiler starts: no code, no verdict.
+        _print(f"ERROR: unknown command line flag '{unknown[0].partition('=')[0].lstrip('-')}'")
+        return 1
     _print(START)
     try:
-        _run(_options(arguments), arguments, host)
+        _run(dict(_pair(argument) for argument in arguments), arguments, host)
     except AtcError as error:
         _print(FAILURE, _block(error, host))
         return 255
@@ -165,25 +127,25 @@ def _block(error: AtcError, host: Mapping[str, Any]) -> str:
         "V3": f"[PID: {os.getpid()}] 2026-03-18-09:02:18.501.341 Invalid argument({error.code}): {error.text}",
     }
     lines = [heads[host["generation"]]]
-    lines += [f"        Possible Cause: {error.cause}"] if error.cause else []
     lines += [f"        Solution: {error.solution}"] if error.solution else []
     return "\n".join([*lines, "        TraceBack (most recent call last):", "        Generate model failed."])
 
 
-def _options(arguments: Sequence[str]) -> dict[str, str]:
-    options = {}
-    for argument in arguments:
-        match = re.fullmatch(r"--([a-z_0-9]+)=(.*)", argument, re.DOTALL)
-        if not match or match[1] not in OPTIONS:
-            raise AtcError("E10003", f"ERROR: unknown command line flag '{argument.split('=')[0].lstrip('-')}'")
-        options[match[1]] = match[2]
-    return options
+def _pair(argument: str) -> tuple[str, str]:
+    name, _, value = argument.removeprefix("--").partition("=")
+    return name, value
+
+
+def _known(argument: str) -> bool:
+    return argument.startswith("--") and "=" in argument and _pair(argument)[0] in OPTIONS
 
 
 def _run(options: Mapping[str, str], arguments: Sequence[str], host: Mapping[str, Any]) -> None:
     if options.get("mode", "0") == "1":
         _to_json(options)
         return
+    if options.get("mode", "0") != "0":
+        raise _invalid(options["mode"], "mode", "only 0 and 1 are simulated")
     om = _compiled(options, arguments, host)
     output = Path(_required(options, "output"))
     if not output.name or str(options["output"]).endswith("/"):
@@ -214,17 +176,20 @@ def _compiled(options: Mapping[str, str], arguments: Sequence[str], host: Mappin
         raise AtcError("E10010", f"Value [{options['log']}] for parameter [--log] is invalid.")
     if options.get("input_format", "NCHW") not in ("NCHW", "ND", "NCDHW"):
         raise _invalid(options["input_format"], "input_format", "it must be NCHW, ND or NCDHW")
-    mode = _precision_mode(options)
+    mode = _precision_mode(options, host)
     black = () if "mixlist-ignored" in host["faults"] else _black_list(options, mode)
-    _check_operators(model)
+    _check_operators(model, host)
+    shapes = _shapes(model, options)
+    if "dynamic_batch_size" not in options:
+        _fix(model, shapes)
     return Om(
-        inputs=_inputs(model, options),
+        inputs=tuple(_input(name, shape, options) for name, shape in shapes.items()),
         outputs=_outputs(model, options),
         soc_version=options["soc_version"],
         precision_mode=mode,
         lowered=tuple(lowered_nodes(model, mode, black)),
         gears=_gears(options),
-        aipp=_aipp(options),
+        aipp="insert_op_conf" in options,
         command="atc.bin " + " ".join(arguments),
         version=host["cann"],
         onnx=model.SerializeToString(),
@@ -251,10 +216,11 @@ def _model(options: Mapping[str, str]) -> onnx.ModelProto:
     return model
 
 
-def _precision_mode(options: Mapping[str, str]) -> str:
+def _precision_mode(options: Mapping[str, str], host: Mapping[str, Any]) -> str:
     mode = options.get("precision_mode", "force_fp16")
-    if mode not in PRECISION_MODES:
-        raise _invalid(mode, "precision_mode", f"it must be one of {', '.join(PRECISION_MODES)}")
+    known = [name for name in PRECISION_MODES if name not in NEWER_MODES or not host["cann"].startswith("5.")]
+    if mode not in known:
+        raise _invalid(mode, "precision_mode", f"it must be one of {', '.join(known)}")
     if "modify_mixlist" in options and not mode.startswith("allow_mix_precision"):
         raise _invalid(options["modify_mixlist"], "modify_mixlist", "it needs a mixed precision mode")
     return mode
@@ -276,13 +242,7 @@ def _black_list(options: Mapping[str, str], mode: str) -> tuple[str, ...]:
 
 
 def _added(lists: Any, path: Path) -> tuple[str, ...]:
-    known = isinstance(lists, dict) and all(
-        name in LISTS
-        and isinstance(changes, dict)
-        and all(change in CHANGES and isinstance(types, list) for change, types in changes.items())
-        for name, changes in lists.items()
-    )
-    if not known:
+    if not _well_formed(lists):
         raise AtcError(
             "E20003", f"The content of file [{path}] is invalid: {', '.join(LISTS)} with {', '.join(CHANGES)}"
         )
@@ -293,43 +253,80 @@ def _added(lists: Any, path: Path) -> tuple[str, ...]:
     return tuple(sorted(added["black-list"]))
 
 
-def _check_operators(model: onnx.ModelProto) -> None:
+def _well_formed(lists: Any) -> bool:
+    """Whether every list has only changes, and every change only names."""
+    if not isinstance(lists, dict) or not all(isinstance(changes, dict) for changes in lists.values()):
+        return False
+    named = [(change, types) for changes in lists.values() for change, types in changes.items()]
+    return set(lists) <= set(LISTS) and all(
+        change in CHANGES and isinstance(types, list) and all(isinstance(kind, str) for kind in types)
+        for change, types in named
+    )
+
+
+def _check_operators(model: onnx.ModelProto, host: Mapping[str, Any]) -> None:
+    code = "E19010" if host["generation"] == "V1" else "E16002"
     opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
             kind = f"{node.domain or 'ai.onnx'}::{opset}::{node.op_type}"
-            raise AtcError("E16002", f"No parser is registered for Op [{node.name}, optype [{kind}]].")
+            raise AtcError(code, f"No parser is registered for Op [{node.name}, optype [{kind}]].")
 
 
-def _inputs(model: onnx.ModelProto, options: Mapping[str, str]) -> tuple[OmTensor, ...]:
+def _shapes(model: onnx.ModelProto, options: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the inputs, as they were asked for or as the graph has them."""
     weights = {tensor.name for tensor in model.graph.initializer}
     given = _input_shapes(options.get("input_shape", ""))
-    values = [value for value in model.graph.input if value.name not in weights]
-    unknown = sorted(given.keys() - {value.name for value in values})
+    declared = {value.name: _sides(value) for value in model.graph.input if value.name not in weights}
+    unknown = sorted(given.keys() - declared)
     if unknown:
         raise AtcError(
             "E10016",
             f"Opname [{unknown[0]}] specified in parameter [--input_shape] is not found in the model",
             solution="check the names of the inputs",
         )
-    return tuple(_input(value, given.get(value.name), options) for value in values)
+    return {name: _agreed(name, given.get(name, sides), sides, options) for name, sides in declared.items()}
 
 
-def _input(value: onnx.ValueInfoProto, given: tuple[int, ...] | None, options: Mapping[str, str]) -> OmTensor:
-    declared = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in value.type.tensor_type.shape.dim)
-    shape = declared if given is None else given
+def _sides(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+    return tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in value.type.tensor_type.shape.dim)
+
+
+def _agreed(
+    name: str, shape: tuple[int, ...], declared: tuple[int, ...], options: Mapping[str, str]
+) -> tuple[int, ...]:
     if len(shape) != len(declared):
-        raise AtcError("E10049", f"Dimension count [{len(shape)}] of [{value.name}] is not [{len(declared)}]")
+        raise AtcError("E10049", f"Dimension count [{len(shape)}] of [{name}] is not [{len(declared)}]")
     dynamic = "dynamic_batch_size" in options
-    for place, (asked, has) in enumerate(zip(shape, declared, strict=True)):
-        if has > 0 and asked != has and not (dynamic and place == 0 and asked == -1):
-            raise AtcError(
-                "E10011", f"Shape {list(shape)} of [{value.name}] does not agree with the model's {list(declared)}"
-            )
-    if _aipp(options):
-        batch, channels, height, width = shape
-        return OmTensor(value.name, (batch, height, width, channels), "uint8")
-    return OmTensor(value.name, shape, "float32")
+    if dynamic and shape[0] != -1:
+        raise _invalid(options["dynamic_batch_size"], "dynamic_batch_size", f"the batch of [{name}] must be -1")
+    pairs = list(zip(shape, declared, strict=True))[1 if dynamic else 0 :]
+    if any(asked == -1 or has not in (-1, asked) for asked, has in pairs):
+        raise AtcError("E10011", f"Shape {list(shape)} of [{name}] does not agree with the model's {list(declared)}")
+    return shape
+
+
+def _fix(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Write the shapes of the inputs into a graph that may leave its batch open, and those that follow from them."""
+    from onnx import shape_inference
+
+    for value in model.graph.input:
+        for dim, side in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, _sides(value)), strict=True):
+            dim.dim_value = side
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    del model.graph.value_info[:]
+    model.CopyFrom(shape_inference.infer_shapes(model))
+
+
+def _input(name: str, shape: tuple[int, ...], options: Mapping[str, str]) -> OmTensor:
+    if "insert_op_conf" not in options:
+        return OmTensor(name, shape, "float32")
+    path = Path(options["insert_op_conf"])
+    if not path.is_file() or "aipp_op" not in path.read_text(encoding="utf-8"):
+        raise AtcError("E10052", f"AIPP configuration [{path}] is invalid. Reason: it has no aipp_op")
+    batch, channels, height, width = shape
+    return OmTensor(name, (batch, height, width, channels), "uint8")
 
 
 def _input_shapes(text: str) -> dict[str, tuple[int, ...]]:
@@ -375,15 +372,6 @@ def _gears(options: Mapping[str, str]) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def _aipp(options: Mapping[str, str]) -> bool:
-    if "insert_op_conf" not in options:
-        return False
-    path = Path(options["insert_op_conf"])
-    if not path.is_file() or "aipp_op" not in path.read_text(encoding="utf-8"):
-        raise AtcError("E10052", f"AIPP configuration [{path}] is invalid. Reason: it has no aipp_op")
-    return True
-
-
 def _to_json(options: Mapping[str, str]) -> None:
     path = Path(_required(options, "om"))
     if not path.is_file():
@@ -392,51 +380,7 @@ def _to_json(options: Mapping[str, str]) -> None:
         om = read_om(path)
     except BrokenOmError as error:
         raise AtcError("E10041", f"Failed to load model from [{path}]: {error}") from error
-    Path(_required(options, "json")).write_text(json.dumps(_as_json(om), indent=1), encoding="utf-8")
-
-
-def _as_json(om: Om) -> dict[str, Any]:
-    texts = {
-        "soc_version": om.soc_version,
-        "atc_version": om.version,
-        "opp_version": om.version,
-        "atc_cmdline": om.command,
-    }
-    outputs = {"key": "attr_model_out_nodes_name", "value": {"list": {"s": [tensor.name for tensor in om.outputs]}}}
-    return {
-        "name": "simulated",
-        "attr": [*({"key": key, "value": {"s": text}} for key, text in texts.items()), outputs],
-        "graph": [{"name": "graph", "op": [*_data(om), *_operators(om), _net_output(om)]}],
-    }
-
-
-def _data(om: Om) -> list[dict[str, Any]]:
-    return [
-        {"name": tensor.name, "type": "Data", "input_desc": [_desc(tensor)], "output_desc": [_desc(tensor)]}
-        for tensor in om.inputs
-    ]
-
-
-def _operators(om: Om) -> list[dict[str, Any]]:
-    import onnx
-
-    lowered = set(om.lowered)
-    found: list[dict[str, Any]] = [{"name": "aipp", "type": "Aipp"}] if om.aipp else []
-    for node in onnx.load_from_string(om.onnx).graph.node:
-        if node.op_type == "Constant":
-            continue
-        kind = "DT_FLOAT16" if node.name in lowered else "DT_FLOAT"
-        desc = [{"dtype": kind, "layout": "NCHW"}]
-        found.append({"name": node.name, "type": ascend_type(node), "input_desc": desc, "output_desc": desc})
-    return found
-
-
-def _net_output(om: Om) -> dict[str, Any]:
-    return {"name": "Node_Output", "type": "NetOutput", "input_desc": [_desc(tensor) for tensor in om.outputs]}
-
-
-def _desc(tensor: OmTensor) -> dict[str, Any]:
-    return {"dtype": GE_DTYPES[tensor.dtype], "layout": "NCHW", "shape": {"dim": list(tensor.shape)}}
+    Path(_required(options, "json")).write_text(json.dumps(as_json(om), indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

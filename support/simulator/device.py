@@ -12,11 +12,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +107,8 @@ class Device:
         graph = lowered(onnx.load_from_string(om.onnx), om.lowered, saturate=bool(self._host["saturates"]))
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # The host has work of its own meanwhile: threads that wait must not keep its cores busy.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
         def compute(tensor: NDArray[Any]) -> Any:
@@ -191,11 +194,6 @@ def _write(path: Path, outputs: Outputs, om: Om) -> int:
         return file.tell()
 
 
-def _requests(stream: IO[str]) -> Iterator[Mapping[str, Any]]:
-    for line in stream:
-        yield json.loads(line)
-
-
 def main(arguments: Sequence[str]) -> None:
     """Serve until the other side closes."""
     device = Device(Path(arguments[0]), int(arguments[1]))
@@ -203,9 +201,11 @@ def main(arguments: Sequence[str]) -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:
-        for request in _requests(sys.stdin):
-            answers.write(json.dumps(device.answer(request)) + "\n")
-            answers.flush()
+        # The other side may be killed in the middle of a run.
+        with suppress(BrokenPipeError):
+            for line in sys.stdin:
+                answers.write(json.dumps(device.answer(json.loads(line))) + "\n")
+                answers.flush()
     finally:
         device.close()
 

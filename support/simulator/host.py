@@ -15,6 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from filelock import FileLock
+
 from support.ascend.host import FIXED, AscendHost
 from support.errors import UsageError
 
@@ -90,7 +92,7 @@ class Simulation:
         Raises
         ------
         UsageError
-            If a part is not known; the message lists what is.
+            If a part is not known, or two contradict each other; the message lists what is known.
 
         Examples
         --------
@@ -103,28 +105,38 @@ class Simulation:
         found: dict[str, Any] = {}
         faults: list[str] = []
         for part in parts:
-            key, _, value = part.partition("=")
-            if part.upper() in get_args(Generation):
-                found["generation"] = part.upper()
-            elif part in get_args(Mode):
-                found["mode"] = part
-            elif key == "devices" and value.isdecimal() and 1 <= int(value) <= 64:
-                found["devices"] = int(value)
-            elif key == "fault" and value in FAULTS:
+            name, value = _option(part)
+            if name == "fault":
                 faults.append(value)
-            else:
+            elif name in found or not name:
                 raise UsageError(
-                    f"--chip={text}: {part!r} is not known",
+                    f"--chip={text}: {part!r} {'is one too many' if name else 'is not known'}",
                     required="v1, v2 or v3; compute or paced; devices=N; fault=NAME with NAME one of "
                     f"{', '.join(FAULTS)}",
                 )
-        return cls(chip, faults=tuple(faults), **found)
+            else:
+                found[name] = value
+        return cls(chip, faults=tuple(dict.fromkeys(faults)), **found)
 
     @property
     def label(self) -> str:
         """What is simulated, in words, for every page that shows a figure."""
         faults = f", {', '.join(self.faults)}" if self.faults else ""
         return f"simulated {self.chip} (aclruntime {self.generation}, {self.mode} mode{faults})"
+
+
+def _option(part: str) -> tuple[str, Any]:
+    """Field and value that a part of the option means; an empty field if it means none."""
+    key, _, value = part.partition("=")
+    if part.upper() in get_args(Generation):
+        return "generation", part.upper()
+    if part in get_args(Mode):
+        return "mode", part
+    if key == "devices" and value.isdecimal() and 1 <= int(value) <= 64:
+        return "devices", int(value)
+    if key == "fault" and value in FAULTS:
+        return "fault", value
+    return "", None
 
 
 def simulated_host(folder: Path, simulation: Simulation) -> AscendHost:
@@ -137,16 +149,28 @@ def simulated_host(folder: Path, simulation: Simulation) -> AscendHost:
         Where it lives; workers of one session share it.
     simulation : Simulation
         What it is.
+
+    Raises
+    ------
+    UsageError
+        If another host is there: its tools would not be what the label says.
     """
     folder = folder.resolve()
-    if not (folder / "host.json").is_file():
-        _make(folder, simulation)
+    folder.mkdir(parents=True, exist_ok=True)
+    path, description = folder / "host.json", _description(simulation)
+    # All workers of a session may come at once.
+    with FileLock(folder / "host.lock"):
+        if not path.is_file():
+            _make(folder, simulation)
+            path.write_text(description, encoding="utf-8")
+    if path.read_text(encoding="utf-8") != description:
+        raise UsageError(f"{folder} holds another simulated host", remedy="choose another folder, or remove this one")
     return AscendHost(_environment(folder, simulation), simulation.label)
 
 
 def _make(folder: Path, simulation: Simulation) -> None:
     for name in ("bin", "site", "state", "toolkit"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name).mkdir(exist_ok=True)
     cann, *_, wheel = TIMES[simulation.generation]
     (folder / "toolkit" / "version.cfg").write_text(
         f"[toolkit]\nversion={cann}+simulated.{_code()}\n", encoding="utf-8"
@@ -154,9 +178,6 @@ def _make(folder: Path, simulation: Simulation) -> None:
     _install(folder, simulation, wheel)
     for name in ("npu-smi",) if "no-atc" in simulation.faults else ("atc", "npu-smi"):
         _executable(folder / "bin" / name, _shell(f"support.simulator.{name.replace('-', '_')}"))
-    partial = folder / "host.json.partial"
-    partial.write_text(json.dumps(_description(simulation), indent=1), encoding="utf-8")
-    partial.rename(folder / "host.json")
 
 
 def _install(folder: Path, simulation: Simulation, wheel: str) -> None:
@@ -186,17 +207,18 @@ def _executable(path: Path, text: str) -> None:
 def _code() -> str:
     """Digest of what decides a compiled model, so that none outlives a change of the simulated compiler."""
     digest = hashlib.sha256()
-    for name in ("atc", "om", "precision"):
-        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
+    for name in ("simulator/atc", "simulator/om", "simulator/precision", "ascend/operators"):
+        digest.update((PROJECT / "support" / f"{name}.py").read_bytes())
     return digest.hexdigest()[:12]
 
 
-def _description(simulation: Simulation) -> dict[str, Any]:
+def _description(simulation: Simulation) -> str:
+    """Text of ``host.json``, which every simulated tool reads."""
     from support.spec import load_spec
 
     cann, driver, firmware, _ = TIMES[simulation.generation]
     table = load_spec("efficientdet_d0").baselines[BASELINES[simulation.chip]].images_per_second
-    return {
+    facts = {
         "chip": simulation.chip,
         "soc_version": f"Ascend{simulation.chip}",
         "generation": simulation.generation,
@@ -212,6 +234,7 @@ def _description(simulation: Simulation) -> dict[str, Any]:
         "images_per_second": dict(table),
         "devices": [_device(simulation.chip, number) for number in range(simulation.devices)],
     }
+    return json.dumps(facts, indent=1)
 
 
 def _device(chip: str, number: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,15 @@ __all__ = ["main"]
 
 WIDTH = 106
 MEMORY = {"310": 7759, "310P3": 21527, "310B1": 11577}
+#: Watts; drivers since 22.0.2 tell none of a 310P3.
+POWER = {"310": "12.8", "310P3": "NA", "310B1": "9.5"}
 IDLE_MEMORY, MODEL_MEMORY = 931, 640
 #: A process of somebody else, and what it does to the device.
 FOREIGN, FOREIGN_NAME, FOREIGN_LOAD = 999_983, "python3", 87
 #: Runs after which the job of somebody else starts.
 JOB_AFTER = 3
+#: Processes the table lists for each chip at most.
+LISTED = 8
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -54,7 +59,8 @@ class Shown:
     @property
     def memory(self) -> int:
         """Memory in use, in MB."""
-        return IDLE_MEMORY + MODEL_MEMORY * (len(self.state.clients) + self.foreign)
+        used = IDLE_MEMORY + MODEL_MEMORY * (len(self.state.clients) + self.foreign)
+        return min(used, MEMORY[self.host["chip"]])
 
     @property
     def processes(self) -> list[tuple[int, str]]:
@@ -84,15 +90,16 @@ def _rule(fill: str = "-") -> str:
 def _table(host: Mapping[str, Any], chips: Sequence[Shown]) -> Iterator[str]:
     yield f"+{'-' * (WIDTH - 2)}+"
     title = f"npu-smi {host['driver']}"
-    yield f"| {title:<40} Version: {host['driver']:<{WIDTH - 54}}|"
+    yield f"| {title:<40} Version: {host['driver']:<{WIDTH - 53}}|"
     yield _rule()
     yield "| NPU     Name                  | Health          | Power(W)     Temp(C)           Hugepages-Usage(page) |"
     yield "| Chip    Device                | Bus-Id          | AICore(%)    Memory-Usage(MB)                        |"
     yield _rule("=")
+    power = POWER[host["chip"]]
     for place, chip in enumerate(chips):
         device = chip.device
         last = place + 1 == len(chips) or chips[place + 1].device["npu_id"] != device["npu_id"]
-        yield f"| {device['npu_id']:<7} {host['chip']:<22}| {chip.health:<15} | {'NA':<12} {45:<17} {0:<6}/ {0:<13} |"
+        yield f"| {device['npu_id']:<7} {host['chip']:<22}| {chip.health:<15} | {power:<12} {45:<17} {0:<6}/ {0:<13} |"
         memory = f"{chip.memory:<5}/ {MEMORY[host['chip']]:<32}"
         yield f"| {device['chip_id']:<7} {device['logic_id']:<22}| {device['bus_id']:<15} | {chip.load:<12} {memory} |"
         yield _rule("=" if last else "-")
@@ -101,16 +108,19 @@ def _table(host: Mapping[str, Any], chips: Sequence[Shown]) -> Iterator[str]:
 def _process_table(host: Mapping[str, Any], chips: Sequence[Shown]) -> Iterator[str]:
     if not host["process_table"] or "no-process-table" in host["faults"]:
         return
+    yield _rule()
     yield f"| {'NPU     Chip':<30}| {'Process id':<16}| {'Process name':<25}| {'Process memory(MB)':<25} |"
     yield _rule("=")
-    for chip in chips:
-        device = chip.device
-        for pid, name in chip.processes:
-            where = f"{device['npu_id']:<8}{device['chip_id']}"
-            yield f"| {where:<30}| {pid:<16}| {name[:15]:<25}| {MODEL_MEMORY:<25} |"
-        if not chip.processes:
-            yield f"| {'No running processes found in NPU ' + str(device['npu_id']):<{WIDTH - 4}} |"
+    for npu_id, card in groupby(chips, key=lambda chip: chip.device["npu_id"]):
+        none = f"| {f'No running processes found in NPU {npu_id}':<{WIDTH - 4}} |"
+        yield from [row for chip in card for row in _process_rows(chip)] or [none]
         yield _rule("=")
+
+
+def _process_rows(chip: Shown) -> Iterator[str]:
+    where = f"{chip.device['npu_id']:<8}{chip.device['chip_id']}"
+    for pid, name in chip.processes[:LISTED]:
+        yield f"| {where:<30}| {pid:<16}| {name[:15]:<25}| {MODEL_MEMORY:<25} |"
 
 
 def _mapping(chips: Sequence[Shown]) -> list[str]:
@@ -156,8 +166,18 @@ def _board(arguments: Sequence[str], host: Mapping[str, Any], chips: Sequence[Sh
     if not found:
         return None
     chip = found[0]
+    number = _line("NPU ID", chip.device["npu_id"])
+    if "-c" in arguments:
+        return [
+            number,
+            _line("Chip ID", chip.device["chip_id"]),
+            _line("Chip Type", "Ascend"),
+            _line("Chip Name", host["chip"]),
+            _line("PCIe Bus Info", chip.device["bus_id"]),
+            _line("Firmware Version", host["firmware"]),
+        ]
     return [
-        _line("NPU ID", chip.device["npu_id"]),
+        number,
         _line("Product Name", "Simulated"),
         _line("Manufacturer", "Simulated"),
         _line("Serial Number", chip.device["serial"]),

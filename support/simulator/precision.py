@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from support.ascend.operators import AVERAGING, LARGEST_HALF, ascend_type, averaged_count, static_shapes
+from support.ascend.operators import AVERAGING, LARGEST_HALF, ascend_type, averaged_count, float_tensors, static_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -115,7 +115,7 @@ class _Writer:
         self._saturate = saturate
         self._shapes = static_shapes(model)
         # Only float32 has anything to round: shapes and places are integers.
-        self._floats = _floats(model)
+        self._floats = float_tensors(model)
         self._rounded: set[str] = set()
 
     def keep(self, node: onnx.NodeProto) -> None:
@@ -193,13 +193,3 @@ def _constant(name: str, value: Any) -> onnx.NodeProto:
     from onnx import helper, numpy_helper
 
     return helper.make_node("Constant", [], [name], name, value=numpy_helper.from_array(value, name))
-
-
-def _floats(model: onnx.ModelProto) -> set[str]:
-    """Names of all tensors of float32."""
-    from onnx import TensorProto, shape_inference
-
-    graph = shape_inference.infer_shapes(model).graph
-    values = (*graph.input, *graph.value_info, *graph.output)
-    found = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
-    return found | {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +17,14 @@ from support.ascend.cann import cann_version
 from support.ascend.host import AscendHost
 from support.backends.base import TensorInfo
 from support.errors import BuildFailedError, NoDataError, SuiteError
-from support.onnx_files import load_onnx
+from support.onnx_files import input_shapes, load_onnx
 from support.progress import Progress
 from support.spec import Atc
 
 __all__ = ["given_om", "om_from_onnx", "om_path"]
 
 VERSION = 1
-MODEL, LOG, MIXLIST = "model.om", "atc.log", "ops_info.json"
+MODEL, LOG, MIXLIST, COMMAND = "model.om", "atc.log", "ops_info.json", "command.txt"
 
 
 def om_from_onnx(
@@ -40,9 +43,9 @@ def om_from_onnx(
     Parameters
     ----------
     store : ArtifactStore
-        Keeps the compiled model, with the compiler's output and the mixed-precision list beside it.
+        Keeps the compiled model, with the compiler's command, output and mixed-precision list beside it.
     source : Artifact
-        ONNX model with a static batch.
+        ONNX model of this batch size, or with an open one.
     host : AscendHost
         Where atc is.
     soc_version : str
@@ -50,7 +53,7 @@ def om_from_onnx(
     options : support.spec.Atc
         Of the compiler.
     batch : int
-        Batch size, for the progress.
+        Batch size, for a model that leaves it open.
     timeout : float
         Seconds for atc.
     progress : Progress
@@ -59,12 +62,12 @@ def om_from_onnx(
     Returns
     -------
     artifact : Artifact
-        A folder; `om_path` gives the model in it.
+        A folder; `om_path` gives the model in it, to which `sha256` belongs.
 
     Raises
     ------
     BuildFailedError
-        If the model cannot be compiled; the compiler's output is kept, and the message says where.
+        If the model cannot be compiled; the compiler's output and logs are kept, and the message says where.
     ToolError
         If this host cannot compile.
     SuiteTimeoutError
@@ -74,54 +77,80 @@ def om_from_onnx(
         "om",
         VERSION,
         inputs={"onnx": source.sha256},
-        options={"soc_version": soc_version, "atc": options.model_dump(mode="json", exclude={"source"})},
+        options={
+            "soc_version": soc_version,
+            "batch": batch,
+            "atc": options.model_dump(mode="json", exclude={"source"}),
+        },
         tools={"cann": cann_version(host.env) or "unknown"},
     )
+    records_folder = store.root.resolve() / "logs" / f"om-{recipe.key[:20]}"
 
     def build(folder: Path) -> Mapping[str, Any]:
         folder.mkdir()
-        with progress.step(f"atc for {soc_version}, batch {batch}"):
-            try:
-                return _compiled(folder.resolve(), source, host, soc_version, options, timeout)
-            except SuiteError as error:
-                raise _with_kept_log(
-                    error, folder / LOG, store.root / "failed" / f"atc-{recipe.key[:12]}.log"
-                ) from error
+        model, output, tensor = source.path.resolve(), folder.resolve() / "model", _input(source.path, batch)
+        with (
+            progress.step(f"atc for {soc_version}, batch {batch}"),
+            _records(records_folder, folder) as records,
+        ):
+            mixlist = _mixlist(records, options)
+            arguments = atc_arguments(model, output, tensor, soc_version, options, mixlist)
+            (records / COMMAND).write_text(shlex.join(["atc", *arguments]) + "\n", encoding="utf-8")
+            made = compile_om(host, arguments, timeout=timeout, log=records / LOG, output=output)
+            # V3 of the runtime refuses models that others may write.
+            made.rename(folder / MODEL).chmod(0o644)
+        return {"command": ["atc", *arguments], "cann": cann_version(host.env)}
 
-    return store.get(recipe, "om", build)
-
-
-def _compiled(
-    folder: Path, source: Artifact, host: AscendHost, soc_version: str, options: Atc, timeout: float
-) -> Mapping[str, Any]:
-    mixlist = folder / MIXLIST if options.modify_mixlist else None
-    if mixlist:
-        mixlist.write_text(json.dumps({name: dict(change) for name, change in options.modify_mixlist.items()}))
-    output = folder / "model"
-    arguments = atc_arguments(source.path.resolve(), output, _input(source.path), soc_version, options, mixlist)
-    made = compile_om(host, arguments, timeout=timeout, log=folder / LOG, output=output)
-    made.rename(folder / MODEL)
-    # V3 of the runtime refuses models that others may write.
-    (folder / MODEL).chmod(0o644)
-    return {"command": ["atc", *arguments], "cann": cann_version(host.env)}
+    artifact = store.get(recipe, "om", build)
+    # The records tell times, which differ between equal models.
+    return replace(artifact, sha256=file_sha256(om_path(artifact)))
 
 
-def _input(path: Path) -> TensorInfo:
+@contextmanager
+def _records(records: Path, target: Path) -> Iterator[Path]:
+    """
+    Folder for everything that is written beside a compiled model, which moves to `target` in the end.
+
+    It stays where it is after a failure, which it explains, and goes after an interruption.
+    """
+    shutil.rmtree(records, ignore_errors=True)
+    records.mkdir(parents=True)
+    try:
+        yield records
+        for path in list(records.iterdir()):
+            shutil.move(path, target)
+        records.rmdir()
+    except SuiteError:
+        raise
+    except BaseException:
+        shutil.rmtree(records, ignore_errors=True)
+        raise
+
+
+def _mixlist(folder: Path, options: Atc) -> Path | None:
+    if not options.modify_mixlist:
+        return None
+    path = folder / MIXLIST
+    lists = {name: dict(changes) for name, changes in options.modify_mixlist.items()}
+    path.write_text(json.dumps(lists), encoding="utf-8")
+    return path
+
+
+def _input(path: Path, batch: int) -> TensorInfo:
+    import onnx
+
     model = load_onnx(path)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    values = [value for value in model.graph.input if value.name not in weights]
-    if len(values) != 1:
-        raise BuildFailedError(f"{path} has {len(values)} inputs", required="one input")
-    return TensorInfo(values[0].name, tuple(dim.dim_value for dim in values[0].type.tensor_type.shape.dim), "float32")
-
-
-def _with_kept_log(error: SuiteError, log: Path, kept: Path) -> SuiteError:
-    """Save the compiler's output from a folder that is going to be removed, and name the copy in the message."""
-    if log.is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(log, kept)
-    found = error.found.replace(str(log.resolve()), str(kept))
-    return type(error)(found, required=error.required, remedy=error.remedy)
+    shapes = input_shapes(model)
+    inputs = [value for value in model.graph.input if value.name in shapes]
+    if len(inputs) != 1:
+        raise BuildFailedError(f"{path} has the inputs {list(shapes)}", required="one input")
+    name, shape, kind = inputs[0].name, shapes[inputs[0].name], inputs[0].type.tensor_type.elem_type
+    # The compiler fixes a batch that is open.
+    sides = (batch if place == 0 and not isinstance(side, int) else side for place, side in enumerate(shape))
+    fixed = tuple(side for side in sides if isinstance(side, int))
+    if len(fixed) != len(shape):
+        raise BuildFailedError(f"{path} has an input {name} of the shape {list(shape)}", required="a fixed image size")
+    return TensorInfo(name, fixed, onnx.helper.tensor_dtype_to_np_dtype(kind).name)
 
 
 def om_path(artifact: Artifact) -> Path:

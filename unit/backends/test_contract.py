@@ -1,11 +1,15 @@
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import support.backends.ascend
 import support.backends.onnx_runtime
 import support.backends.torch_eager
+from support.ascend.acl_python import AclPython
+from support.backends.ascend import AclBackend
 from support.backends.base import Backend, TensorInfo, only_input
 from support.backends.onnx_runtime import CudaBackend, OnnxCpuBackend
 from support.backends.torch_eager import TorchBackend
@@ -13,6 +17,7 @@ from support.deadline import deadline
 from support.errors import ContractViolationError, NoDeviceError, SuiteTimeoutError, ToolError, WrongDeviceError
 from support.heads import head_shapes
 from support.spec import load_spec
+from unit.simulator import stand_in
 
 SMALL = load_spec("efficientdet_d0").model.model_copy(update={"image_size": 128, "classes": 3})
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -91,7 +96,20 @@ def network():
     return Network().eval()
 
 
+def on_a_simulated_host(folder):
+    return AclBackend(
+        stand_in.model(folder / "small.om"),
+        host=stand_in.host(folder / "host", "sim:310P3"),
+        python=AclPython(Path(sys.executable), "", "V3", ""),
+        device_id=0,
+        scratch=None,
+        load_seconds=60,
+        call_seconds=60,
+    )
+
+
 MAKERS = {
+    AclBackend: lambda request: on_a_simulated_host(request.getfixturevalue("tmp_path")),
     Arithmetic: lambda request: Arithmetic(),
     OnnxCpuBackend: lambda request: OnnxCpuBackend(request.getfixturevalue("tiny")),
     CudaBackend: lambda request: CudaBackend(request.getfixturevalue("tiny"), device_id=0),
@@ -117,7 +135,7 @@ def tensor_for(backend, seed=0):
 
 
 def test_every_backend_of_the_suite_is_under_contract():
-    modules = [support.backends.onnx_runtime, support.backends.torch_eager]
+    modules = [support.backends.ascend, support.backends.onnx_runtime, support.backends.torch_eager]
     found = {value for module in modules for value in vars(module).values() if isinstance(value, type)}
     assert {kind for kind in found if issubclass(kind, Backend) and not kind.__name__.startswith("_")} == (
         set(MAKERS) - {Arithmetic} | {Backend}
@@ -142,7 +160,11 @@ def test_outputs_are_those_that_were_declared(backend):
 
 def test_the_same_input_gives_the_same_outputs_and_another_one_others(backend):
     with backend:
-        one, again, other = (backend.infer(tensor_for(backend, seed)) for seed in (0, 0, 1))
+        # Outputs last until the second call after their own.
+        one, again, other = (
+            {name: value.copy() for name, value in backend.infer(tensor_for(backend, seed)).items()}
+            for seed in (0, 0, 1)
+        )
         for name in one:
             np.testing.assert_array_equal(one[name], again[name])
         assert any((one[name] != other[name]).any() for name in one)

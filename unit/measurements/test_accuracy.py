@@ -190,6 +190,27 @@ def test_the_last_step_of_a_candidate_with_edited_pads_has_the_limit_of_an_edit(
     assert (word("stage_ap", folded), word("stage_ap", kept)) == ("rejected", "accepted")
 
 
+@pytest.mark.parametrize(("part", "verdict"), [(0.9, "accepted"), (1.1, "rejected"), (-1.1, "rejected")])
+def test_compiling_in_mixed_precision_has_a_limit_of_its_own(part, verdict):
+    compiled = {"modified": 40.0, "compiled": 40.0 + part * limit("stage_ap", "mixed_ap_change")}
+
+    measurement = stage_ap(*ladder_of(), pads_kept=False, compiled=compiled, count=IMAGES, expected=IMAGES)
+
+    assert measurement.values.keys() == {"ap_change", "padded_ap_change", "mixed_ap_change"}
+    assert word("stage_ap", measurement) == verdict
+    assert measurement.suspect == "stage modified -> compiled"
+    assert f"compiled: modified 40.0000, compiled {compiled['compiled']:.4f}" in measurement.findings
+
+
+def test_kept_pads_do_not_widen_the_limit_of_compiling():
+    between = (limit("stage_ap", "mixed_ap_change") + limit("stage_ap", "padded_ap_change")) / 2
+    compiled = {"modified": 40.0, "compiled": 40.0 - between}
+
+    kept = stage_ap(*ladder_of(), pads_kept=True, compiled=compiled, count=IMAGES, expected=IMAGES)
+
+    assert word("stage_ap", kept) == "rejected"
+
+
 def test_a_ladder_of_one_stage_is_refused():
     with pytest.raises(ValueError, match="have no step to measure"):
         stage_ap({"checkpoint": 40.0}, {"raw": 40.0}, pads_kept=False, compiled={}, count=IMAGES, expected=IMAGES)

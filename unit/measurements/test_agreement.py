@@ -73,6 +73,10 @@ def repeat(reference, candidate, precision="full"):
     return timed_outputs(paired(reference, candidate), KIT.throughput, precision=precision, expected=IMAGES)
 
 
+def in_mixed_precision(measure):
+    return lambda reference, candidate: measure(reference, candidate, precision="mixed")
+
+
 def verdict(name, measurement):
     return judge(name, KIT.clauses[name], measurement)
 
@@ -235,7 +239,125 @@ def test_outputs_cached_from_one_image_differ_on_all_others(reference):
     assert len(repeat(reference, cached).findings) == 5
 
 
-@pytest.mark.parametrize("measure", [invariance, repeat])
+# -- mixed precision ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rounded(reference):
+    # As measured between two orders of rounding: everything moves a little, and in three images another box of one of
+    # many objects wins and takes another score.
+    rng = np.random.default_rng(2)
+    scores = reference.scores + rng.normal(0, 2e-4, len(reference.scores))
+    boxes = reference.boxes + rng.normal(0, 0.1, reference.boxes.shape)
+    _, firsts, counts = np.unique(reference.image_ids, return_index=True, return_counts=True)
+    winners = firsts[np.argsort(counts)[-3:]]
+    scores[winners] -= 0.06
+    boxes[winners] += 4
+    return dataclasses.replace(reference, scores=scores.astype(np.float32), boxes=boxes.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("name", "measure"),
+    [
+        ("score_agreement", agreement),
+        ("batch_invariance", in_mixed_precision(invariance)),
+        ("timed_outputs", in_mixed_precision(repeat)),
+    ],
+)
+def test_what_half_precision_rounds_another_way_is_accepted_in_mixed_precision(reference, rounded, name, measure):
+    measurement = measure(reference, rounded)
+
+    assert verdict(name, measurement).word == "accepted"
+    assert measurement.count == measurement.expected == IMAGES
+
+
+@pytest.mark.parametrize(("name", "measure"), [("batch_invariance", invariance), ("timed_outputs", repeat)])
+def test_the_same_is_rejected_in_full_precision(reference, rounded, name, measure):
+    assert verdict(name, measure(reference, rounded)).word == "rejected"
+
+
+def test_scores_boxes_or_detections_that_depend_on_the_batch_are_rejected_in_mixed_precision(reference):
+    limits = KIT.clauses["batch_invariance"].limits
+    boxes = reference.boxes.copy()
+    boxes[::50, 2] += 1.1 * limits["mixed_box_p99"].number
+    scores = reference.scores.copy()
+    scores[::50] -= 1.1 * limits["mixed_score_p99"].number
+    one_in_fifty = np.arange(len(scores)) % 50 == 0
+
+    found = {
+        "mixed_box_p99": invariance(reference, dataclasses.replace(reference, boxes=boxes), precision="mixed"),
+        "mixed_score_p99": invariance(reference, with_scores(reference, scores), precision="mixed"),
+        "mixed_unmatched": invariance(reference, without(reference, one_in_fifty), precision="mixed"),
+        "mixed_slot_error": invariance(
+            reference, reference, 1.1 * limits["mixed_slot_error"].number, precision="mixed"
+        ),
+    }
+
+    assert {quantity: outside("batch_invariance", measured) for quantity, measured in found.items()} == {
+        quantity: {quantity} for quantity in found
+    }
+
+
+def test_batches_without_one_common_detection_are_rejected_in_mixed_precision(reference):
+    elsewhere = dataclasses.replace(reference, boxes=reference.boxes + 2000)
+
+    assert outside("batch_invariance", invariance(reference, elsewhere, precision="mixed")) == {"mixed_unmatched"}
+
+
+def test_a_few_images_with_outputs_of_others_are_rejected_in_mixed_precision(reference):
+    images = reference.images.tolist()
+    swapped = {**dict(zip(images, images, strict=True)), images[3]: images[4], images[4]: images[3]}
+    order = np.array([swapped[image] for image in reference.image_ids.tolist()])
+
+    measurement = repeat(reference, dataclasses.replace(reference, image_ids=order), precision="mixed")
+
+    assert measurement.values == {"mixed_different_images": 2}
+    assert verdict("timed_outputs", measurement).word == "rejected"
+    assert {finding.split(":")[0] for finding in measurement.findings} == {f"image {images[k]}" for k in (3, 4)}
+
+
+# -- overflow as the first suspect -------------------------------------------------------------------------------------
+
+
+def saturated(reference):
+    # One image lost what half precision cannot hold.
+    scores = reference.scores.copy()
+    hit = reference.image_ids == reference.image_ids[np.argmax(scores)]
+    scores[hit] *= 0.6
+    return with_scores(reference, scores), int(reference.image_ids[hit][0])
+
+
+def test_the_image_whose_scores_change_most_is_asked_for_an_overflow_only_if_scores_disagree(reference, shaken):
+    asked = []
+
+    def overflow(image):
+        asked.append(image)
+        return "overflow: ReduceMeanD"
+
+    def judged(candidate):
+        pairs = paired(reference, candidate)
+        return verdict("score_agreement", score_agreement(pairs, KIT.accuracy, IMAGES, overflow=overflow))
+
+    candidate, image = saturated(reference)
+
+    assert judged(shaken).word == "accepted"
+    assert asked == []
+    assert judged(candidate).suspect == "overflow: ReduceMeanD"
+    assert asked == [image]
+    assert judged(with_scores(reference, 1 / (1 + np.exp(-reference.scores)))).suspect == "overflow: ReduceMeanD"
+
+
+def test_where_nothing_overflows_the_other_suspects_are_named(reference):
+    twice = with_scores(reference, 1 / (1 + np.exp(-reference.scores)))
+    nothing = without(reference, np.ones(len(reference.scores), dtype=bool))
+
+    for candidate, suspect in ((twice, "sigmoid applied twice"), (nothing, "boxes, or images paired")):
+        pairs = paired(reference, candidate)
+        measurement = score_agreement(pairs, KIT.accuracy, IMAGES, overflow=lambda image: "")
+        assert verdict("score_agreement", measurement).suspect.startswith(suspect)
+
+
+@pytest.mark.parametrize("measure", [invariance, repeat, in_mixed_precision(invariance), in_mixed_precision(repeat)])
 def test_two_passes_that_found_nothing_do_not_agree(reference, measure):
     nothing = without(reference, np.ones(len(reference.scores), dtype=bool))
 

@@ -135,7 +135,9 @@ def test_a_simplifier_that_changes_one_value_is_rejected(kind):
 
 
 def test_a_candidate_with_folded_pads_is_judged_by_the_tight_limits():
-    measured = stage_tensors(_heads(), _changed(_heads(), "classes", 0, (0, 0, 0, 0), 0.5), pads_kept=False, precision="full")
+    measured = stage_tensors(
+        _heads(), _changed(_heads(), "classes", 0, (0, 0, 0, 0), 0.5), pads_kept=False, precision="full"
+    )
     assert measured.values.keys() == {"logit_error", "box_error"}
     assert _judged("stage_tensors", measured).word == "rejected"
 
@@ -146,6 +148,42 @@ def test_a_candidate_with_kept_pads_is_judged_by_limits_of_its_own():
     assert measured.values.keys() == {"padded_logit_error", "padded_box_error"}
     assert _judged("stage_tensors", measured).word == "accepted"
     assert _judged("stage_tensors", stage_tensors(_heads(), large, pads_kept=True, precision="full")).word == "rejected"
+
+
+def test_a_candidate_in_mixed_precision_is_judged_by_limits_of_its_own():
+    parts = (_heads().classes, _heads().boxes)
+    rounded = Heads(*(tuple(level.astype(np.float16).astype(np.float32) for level in part) for part in parts))
+    measured = stage_tensors(_heads(), rounded, pads_kept=False, precision="mixed")
+    assert measured.values.keys() == {"mixed_logit_error", "mixed_box_error"}
+    assert _judged("stage_tensors", measured).word == "accepted"
+    in_full = stage_tensors(_heads(), rounded, pads_kept=False, precision="full")
+    assert _judged("stage_tensors", in_full).word == "rejected"
+
+
+@pytest.mark.parametrize("kind", ["classes", "boxes"])
+def test_mixed_precision_does_not_excuse_what_rounding_cannot_do(kind):
+    wrong = _changed(_heads(), kind, 0, (1, 2, 3, 4), 1)
+    measured = stage_tensors(_heads(), wrong, pads_kept=False, precision="mixed")
+    assert _judged("stage_tensors", measured).word == "rejected"
+
+
+def test_kept_pads_change_more_than_rounding_and_decide_the_limits():
+    measured = stage_tensors(_heads(), _heads(), pads_kept=True, precision="mixed")
+    assert measured.values.keys() == {"padded_logit_error", "padded_box_error"}
+
+
+def test_the_first_suspect_is_asked_for_only_if_the_heads_are_red():
+    asked = []
+
+    def suspect():
+        asked.append("overflow")
+        return asked[0]
+
+    wrong = _changed(_heads(), "classes", 0, (0, 0, 0, 0), 1)
+    for candidate in (_heads(), wrong):
+        measured = stage_tensors(_heads(), candidate, pads_kept=False, precision="mixed", suspect=suspect)
+        verdict = _judged("stage_tensors", measured)
+    assert (asked, verdict.suspect) == (["overflow"], "overflow")
 
 
 def test_a_candidate_in_which_one_level_is_exchanged_between_images_is_rejected():

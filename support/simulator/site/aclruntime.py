@@ -10,6 +10,7 @@ import atexit
 import ctypes
 import enum
 import json
+import numbers
 import os
 import re
 import subprocess
@@ -43,6 +44,12 @@ def _error(code):
     return RuntimeError("[%d][%s] " % (code, _TEXTS.get(code, "Error code unknown")))
 
 
+def _require(fits, what):
+    # The native functions convert nothing: a path is text, a device an unsigned number.
+    if not fits:
+        raise TypeError("%s: incompatible function arguments" % what)
+
+
 class dtype(enum.IntEnum):
     float32 = 0
     float16 = 1
@@ -66,6 +73,8 @@ class type(enum.IntEnum):
 
 
 class session_options(object):
+    __slots__ = ("acl_json_path", "log_level", "loop")
+
     def __init__(self):
         self.loop, self.log_level, self.acl_json_path = 1, 2, ""
 
@@ -85,9 +94,11 @@ class Tensor(object):
     """A copy of the memory behind an array, whatever its strides say."""
 
     def __init__(self, buffer):
-        array = np.asarray(buffer)
-        self._bytes = _memory_of(array)
-        self._numpy = array.dtype if array.dtype.name in _NUMPY else np.dtype(np.uint8)
+        array = np.asarray(memoryview(buffer))
+        known = array.dtype.name in _NUMPY and array.dtype.isnative
+        # Of a type it does not know it takes as many bytes as there are elements.
+        self._numpy = array.dtype if known else np.dtype(np.uint8)
+        self._bytes = _memory_of(array, array.size * self._numpy.itemsize)
         self.shape = list(array.shape)
         self.device = -1
         self.type = type.memory_host
@@ -126,12 +137,13 @@ _NUMPY.update({"int16": "int16", "uint16": "uint16", "uint32": "uint32", "int64"
 _NUMPY.update({"float64": "double", "bool": "bool"})
 
 
-def _memory_of(array):
-    if array.flags.c_contiguous:
-        return array.tobytes()
-    # The memory from the first element on, as a reader that knows no strides sees it.
-    flat = np.lib.stride_tricks.as_strided(array.ravel(order="K"), (array.size,), (array.itemsize,))
-    return flat.tobytes()
+def _memory_of(array, size):
+    """Return the memory from the first element on; what lies beyond the last one's is anybody's, here zeros."""
+    if not array.size:
+        return b""
+    steps = zip(array.strides, array.shape)
+    reached = array.itemsize + sum(stride * (count - 1) for stride, count in steps if stride > 0)
+    return ctypes.string_at(array.ctypes.data, min(reached, size)).ljust(size, b"\0")
 
 
 def batch(inputs, keep_dims=False):
@@ -148,28 +160,34 @@ class _Device(object):
         self.number = number
         env = dict(os.environ, PYTHONPATH=_HOST["project"])
         command = [_HOST["device_python"], "-m", "support.simulator.device", _FOLDER, str(number)]
-        self._process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        # From the project's folder: -m finds what is in the working directory first.
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._process = subprocess.Popen(command, env=env, cwd=_HOST["project"], **pipes)
+        # One request at a time, whichever thread it comes from.
+        self._turn = threading.Lock()
 
     @classmethod
     def get(cls, number):
         if number not in cls._open:
+            if not cls._open:
+                _native("[INFO] acl init success")
             cls._open[number] = cls(number)
-            _native("[INFO] acl init success" if len(cls._open) == 1 else "[INFO] acl init success(repeat)")
             _native("[INFO] open device %d success" % number)
             if _V3:
                 _native("[INFO] create new context")
         return cls._open[number]
 
     def ask(self, locked=False, **request):
-        try:
-            self._process.stdin.write((json.dumps(request) + "\n").encode())
-            self._process.stdin.flush()
-        except OSError:
+        with self._turn:
+            try:
+                self._process.stdin.write((json.dumps(request) + "\n").encode())
+                self._process.stdin.flush()
+            except OSError:
+                self._abort()
+            answer = self._locked_line() if locked else self._line()
+        if not answer:
             self._abort()
-        answer = json.loads((self._locked_line() if locked else self._line()) or "null")
-        if answer is None:
-            self._abort()
-        return answer
+        return json.loads(answer)
 
     def _line(self):
         return self._process.stdout.readline().decode()
@@ -233,19 +251,24 @@ class InferenceSession(object):
 
     _finalized = False
 
-    def __init__(self, model_path, device_id, options):
+    def __init__(self, *arguments):
+        _require(len(arguments) == 3, "InferenceSession")
+        model_path, device_id, options = arguments
+        _require(isinstance(model_path, str) and isinstance(options, session_options), "InferenceSession")
+        _require(isinstance(device_id, numbers.Integral) and device_id >= 0, "InferenceSession")
         if InferenceSession._finalized:
             raise _error(-1)
         self._session_options = options
         self._thread = threading.get_ident()
         if _V3:
             _check_v3(model_path, device_id, options)
-        if not 0 <= device_id < _COUNT:
-            _native("[ERROR] acl open device %d failed" % device_id)
-            _native("create context failed. ret=107001" if _V3 else "SetDevice failed. ret=107001")
+        if device_id >= _COUNT:
+            if not _V3:
+                _native("[ERROR] acl open device %d failed" % device_id)
+            _native("[ERROR] create context failed. ret=107001" if _V3 else "[ERROR] SetDevice failed. ret=107001")
             raise _error(107001)
         self._device = _Device.get(device_id)
-        self._load(str(model_path))
+        self._load(model_path)
         self._zero, self._times = time.time(), []
 
     def _load(self, path):
@@ -282,23 +305,43 @@ class InferenceSession(object):
         del self._times[:]
 
     def run(self, out_names, inputs):
+        _require(all(isinstance(name, str) for name in out_names), "run")
+        self._set_inputs(inputs)
+        self._execute(self._session_options.loop)
+        return self._get_outputs(out_names)
+
+    def _set_inputs(self, inputs):
         self._check_usable()
-        tensors = list(inputs.values()) if isinstance(inputs, dict) else list(inputs)
+        named = isinstance(inputs, dict)
+        values = list(inputs.values()) if named else list(inputs)
+        kinds = (Tensor,) if named or _V1 else (Tensor, _BaseTensor)
+        _require(any(all(isinstance(value, kind) for value in values) for kind in kinds), "run")
+        tensors = self._in_order(inputs) if named else values
+        self._check_inputs(tensors)
+        start = time.time()
+        self._files.write([_bytes_of(tensor) for tensor in tensors])
+        _MemorySummary._h2d.append(1e3 * (time.time() - start))
+
+    def _in_order(self, inputs):
+        if len(inputs) != len(self._inputs):
+            _native("[ERROR] intensors size:%d need size:%d not match" % (len(inputs), len(self._inputs)))
+            raise _error(-1)
+        for place, desc in enumerate(self._inputs):
+            if desc.name not in inputs:
+                _native("[ERROR] intensors i:%d name:%s not find" % (place, desc.name))
+                raise _error(-1)
+        return [inputs[desc.name] for desc in self._inputs]
+
+    def _get_outputs(self, out_names):
         names = [desc.name for desc in self._outputs]
         for name in out_names:
             if name not in names:
                 _native("[ERROR] outnames %s not valid" % name)
                 raise _error(-1)
-        self._check_inputs(tensors)
-        start = time.time()
-        self._files.write([_bytes_of(tensor) for tensor in tensors])
-        _MemorySummary._h2d.append(1e3 * (time.time() - start))
-        self._execute()
         outputs = self._files.read(self._device.number)
         return [outputs[names.index(name)] for name in out_names]
 
-    def _execute(self):
-        loop = self._session_options.loop
+    def _execute(self, loop):
         for number in range(1, loop + 1):
             start = 1e3 * (time.time() - self._zero)
             answer = self._device.ask(
@@ -316,7 +359,7 @@ class InferenceSession(object):
                 _LIBC.printf(b"\rloop inference exec: (%d/%d)", number, loop)
 
     def _check_usable(self):
-        if InferenceSession._finalized:
+        if InferenceSession._finalized or self._model is None:
             raise _error(-1)
         if not _V3 and threading.get_ident() != self._thread:
             _native("[ERROR] context is null")
@@ -356,7 +399,8 @@ class _Files(object):
     """Where tensors pass to the device and back."""
 
     def __init__(self, inputs, outputs):
-        self._descs, self._folder = outputs, tempfile.mkdtemp(prefix="simulated-device-")
+        # In the host's folder, which goes with its session: a process that is killed removes nothing itself.
+        self._descs, self._folder = outputs, tempfile.mkdtemp(prefix="tensors-", dir=os.path.join(_FOLDER, "state"))
         self.input, self.output = (os.path.join(self._folder, name) for name in ("input", "output"))
         self._total = sum(desc.realsize for desc in outputs)
         with open(self.output, "wb") as file:
@@ -419,6 +463,11 @@ def model(modelPath, deviceId=0, options=None):
     return InferenceSession(modelPath, deviceId, options)
 
 
+if _V1:
+    # Gone since October 2022.
+    InferenceSession.run_setinputs = InferenceSession._set_inputs
+    InferenceSession.run_execute = lambda self, loop=1: self._execute(loop)
+    InferenceSession.run_getoutputs = InferenceSession._get_outputs
 if _V2:
     InferenceSession.finalize = lambda self: _finalize(self)
 if _V3:

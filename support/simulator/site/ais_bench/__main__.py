@@ -17,10 +17,20 @@ import aclruntime
 import numpy as np
 
 LOG = logging.getLogger("ais_bench")
-PADDING = "padding_infer_fake_file"
+PURE, PADDING = "pure_infer_data", "padding_infer_fake_file"
 GENERATION = aclruntime._GENERATION
 V1, V2, V3 = (name == GENERATION for name in ("V1", "V2", "V3"))
 SUFFIXES = (".bin", ".BIN", ".npy", ".NPY")
+
+
+#: Options that are known but not simulated, by the generation they came with, and what they take.
+OTHERS = {
+    "V1": ["dymBatch", "dymHW", "dymDims", "dymShape", "outputSize"],
+    "V2": ["dymShape_range", "auto_set_dymshape_mode", "auto_set_dymdims_mode"],
+    "V3": ["aipp_config", "energy_consumption", "npu_id", "backend", "perf", "pipeline", "threads"],
+}
+OTHERS["V3"] += ["profiler_rename", "dump_npy", "divide_input"]
+OFF = (None, False, "0", "false")
 
 
 def parser():
@@ -30,24 +40,41 @@ def parser():
     found.add_argument("--output", "-o")
     found.add_argument("--output_dirname", default=None)
     found.add_argument("--outfmt", default="BIN", choices=["NPY", "BIN", "TXT"])
-    found.add_argument("--loop", "-r" if V1 else "-l", type=int, default=1)
-    found.add_argument("--batchsize", type=int, default=1 if V1 else None)
-    found.add_argument("--device", "-d", type=_one_device if V1 else _devices, default=0 if V1 else [0])
-    found.add_argument("--debug", default=False)
+    found.add_argument("--loop", "-r" if V1 else "-l", type=int if V1 else _positive, default=1)
+    found.add_argument("--batchsize", type=int if V1 else _positive, default=1 if V1 else None)
+    found.add_argument("--device", "-d", type=_one_device if V1 else _devices, default=[0])
+    found.add_argument("--debug", type=_flag, default=False)
     found.add_argument("--pure_data_type", default="zero", choices=["zero", "random"])
     found.add_argument("--acl_json_path", default=None)
+    for name in ("--dump", "--profiler"):
+        if V1:
+            found.add_argument(name, action="store_true")
+        else:
+            found.add_argument(name, type=_flag, default=False)
+    for generation, names in OTHERS.items():
+        if generation <= GENERATION:
+            for name in names:
+                found.add_argument("--" + name, default=None)
     if V1:
         found.add_argument("--infer_queue_count", type=int, default=20)
         return found
     found.add_argument("--run_mode", default="array", choices=["array", "files", "tensor", "full"])
-    found.add_argument("--warmup_count", type=int, default=1)
+    found.add_argument("--warmup_count", type=_natural, default=1)
     found.add_argument("--display_all_summary", type=_flag, default=False)
-    found.add_argument("--output_batchsize_axis", type=int, default=0)
-    if V3:
-        found.add_argument("--pipeline", type=_flag, default=False)
-        found.add_argument("--threads", type=int, default=1)
-        found.add_argument("--energy_consumption", type=_flag, default=False)
+    found.add_argument("--output_batchsize_axis", type=_natural, default=0)
     return found
+
+
+def _natural(text):
+    if int(text) < 0:
+        raise argparse.ArgumentTypeError("%s is an invalid nonnegative int value" % text)
+    return int(text)
+
+
+def _positive(text):
+    if int(text) <= 0:
+        raise argparse.ArgumentTypeError("%s is an invalid positive int value" % text)
+    return int(text)
 
 
 def _flag(text):
@@ -59,7 +86,7 @@ def _flag(text):
 def _one_device(text):
     if not text.isdigit() or int(text) > 254:
         raise argparse.ArgumentTypeError("device is one of 0..254")
-    return int(text)
+    return [int(text)]
 
 
 def _devices(text):
@@ -72,20 +99,35 @@ def check_paths(found, arguments):
     """Refuse what the third generation refuses before anything runs."""
     if not V3:
         return
-    for name in ("model", "input", "output"):
-        path = getattr(arguments, name)
-        if path is None or not os.path.exists(path):
+    inputs = arguments.input.split(",") if arguments.input else []
+    checked = [("model", arguments.model, 0o022), ("output", arguments.output, 0o027)]
+    for name, path, too_wide in checked + [("input", path, 0o022) for path in inputs]:
+        if path is None or not os.path.lexists(path):
             continue
         if os.path.islink(path) or not re.match(r"^[A-Za-z0-9_./-]+$", path):
             found.error("argument --%s: path %s is not legal" % (name, path))
-        if os.stat(path).st_mode & {"output": 0o027}.get(name, 0o022):
+        if os.stat(path).st_mode & too_wide:
             found.error("argument --%s: permissions of %s are too wide" % (name, path))
     if not arguments.model.endswith(".om"):
         found.error("argument --model: %s is no .om file" % arguments.model)
     if arguments.output_dirname and os.path.isabs(arguments.output_dirname):
         found.error("argument --output_dirname: it must be relative")
-    if not 1 <= arguments.loop <= 100000:
+    if arguments.loop > 100000:
         found.error("argument --loop: out of range")
+
+
+def check_together(arguments):
+    if arguments.dump and arguments.profiler:
+        raise RuntimeError("error bad parameters --profiler and --dump")
+    if (arguments.dump or arguments.profiler) and not arguments.output:
+        raise RuntimeError("miss output parameter!")
+    if not V1 and arguments.output_dirname and not arguments.output:
+        raise RuntimeError("error bad parameters --output_dirname")
+    others = [name for names in OTHERS.values() for name in names]
+    used = ["--" + name for name in ["dump", "profiler", *others] if getattr(arguments, name, None) not in OFF]
+    used += ["several devices"] if len(arguments.device) > 1 else []
+    if used:
+        raise RuntimeError("not simulated: %s" % ", ".join(used))
 
 
 def main():
@@ -93,21 +135,20 @@ def main():
     found = parser()
     arguments = found.parse_args()
     check_paths(found, arguments)
-    if not V1 and arguments.output_dirname and not arguments.output:
-        raise RuntimeError("error bad parameters --output_dirname")
-    device = arguments.device if V1 else arguments.device[0]
+    check_together(arguments)
     options = aclruntime.session_options()
     options.loop = arguments.loop
     if arguments.acl_json_path:
         options.acl_json_path = arguments.acl_json_path
-    session = aclruntime.InferenceSession(arguments.model, device, options)
+    session = aclruntime.InferenceSession(arguments.model, arguments.device[0], options)
     session.set_staticbatch()
     batch = arguments.batchsize
     if batch is None:
         batch = session.get_inputs()[0].shape[0]
         LOG.info("try get model batchsize:%d", batch)
-    bench = Bench(session, arguments, batch)
-    bench.run()
+    Bench(session, arguments, batch).run()
+    if V2:
+        session.finalize()
     return 0
 
 
@@ -132,33 +173,31 @@ class Bench(object):
         return folder
 
     def run(self):
-        runs = self.runs()
-        # The first generation as it was in October 2022.
-        warm_up = 1 if V1 else self.arguments.warmup_count
-        first = self.loaded(runs[0])
-        for _ in range(warm_up):
-            self.session.run(self.names, first)
-        LOG.info("warm up %s done", "%d times" % warm_up if V1 else warm_up)
-        self.session.reset_sumaryinfo()
+        # The first generation warms up with made-up data, before it looks at the files.
+        runs = None if V1 else self.runs()
+        self.warm_up(self.loaded([PURE] if V1 else runs[0]))
+        runs = runs or self.runs()
         for place, files in enumerate(runs):
             sys.stdout.write("\rInference array Processing: %d/%d" % (place + 1, len(runs)))
-            self.one(files)
+            self.one(files, place * len(files))
         sys.stdout.write("\n")
         self.summary()
 
+    def warm_up(self, tensors):
+        # The first generation as it was in October 2022.
+        count = 1 if V1 else self.arguments.warmup_count
+        self.session.options().loop = 1
+        for _ in range(count):
+            self.session.run(self.names, tensors)
+        self.session.options().loop = self.arguments.loop
+        self.session.reset_sumaryinfo()
+        LOG.info("warm up %s done", "%d times" % count if V1 else count)
+
     def runs(self):
         if self.arguments.input is None:
-            return [["pure_infer_data"]]
-        folder = self.arguments.input
-        if os.path.isdir(folder):
-            names = [name for name in os.listdir(folder) if name.endswith(SUFFIXES)]
-            paths = [os.path.join(folder, name) for name in sorted(names, key=natural)]
-        else:
-            paths = folder.split(",") if os.path.exists(folder.split(",")[0]) else []
-        if not paths:
-            LOG.error("no files in %s", folder)
-            raise RuntimeError()
-        size = os.path.getsize(paths[0])
+            return [[PURE]]
+        paths = self.paths(self.arguments.input.split(","))
+        size = read(paths[0]).nbytes
         if size == 0 or self.desc.realsize % size:
             LOG.error("arg0 tensorsize: %d filesize: %d not match", self.desc.realsize, size)
             raise RuntimeError()
@@ -169,14 +208,36 @@ class Bench(object):
         padded = paths + [PADDING] * (each * count - len(paths))
         return [padded[start : start + each] for start in range(0, len(padded), each)]
 
-    def loaded(self, files):
-        if files == ["pure_infer_data"]:
-            data = np.zeros(self.desc.realsize, np.uint8)
-        else:
-            data = np.concatenate([np.fromfile(files[0] if name == PADDING else name, np.uint8) for name in files])
-        return [aclruntime.Tensor(np.ascontiguousarray(data))]
+    def paths(self, entries):
+        """Files of the one input: a list of them, or those of a directory."""
+        if os.path.isfile(entries[0]):
+            missing = [entry for entry in entries if not os.path.isfile(entry)]
+            if missing:
+                LOG.error("Invalid input args.--input:%s %s not exist", entries, missing[0])
+                raise RuntimeError()
+            return entries
+        if not os.path.isdir(entries[0]) or len(entries) != len(self.session.get_inputs()):
+            LOG.error("Invalid args. %s of --input is invalid", entries)
+            raise RuntimeError()
+        names = sorted((name for name in os.listdir(entries[0]) if name.endswith(SUFFIXES)), key=natural)
+        if not names:
+            LOG.error("no files in %s", entries[0])
+            raise RuntimeError()
+        return [os.path.join(entries[0], name) for name in names]
 
-    def one(self, files):
+    def loaded(self, files):
+        if files == [PURE]:
+            data = np.zeros(self.desc.realsize, np.uint8)
+            if self.arguments.pure_data_type == "random":
+                data = np.random.randint(0, 256, data.size, np.uint8)
+        else:
+            data = np.concatenate([read(files[0] if name == PADDING else name) for name in files])
+        if len(files) > 1 and data.nbytes != self.desc.realsize:
+            LOG.error("ndata size:%d not match %d", data.nbytes, self.desc.realsize)
+            raise RuntimeError()
+        return [aclruntime.Tensor(data)]
+
+    def one(self, files, first):
         start = time.time()
         tensors = self.loaded(files)
         self.h2d.append(1e3 * (time.time() - start))
@@ -186,20 +247,19 @@ class Bench(object):
             output.to_host()
         self.d2h.append(1e3 * (time.time() - start))
         if self.folder is not None:
-            self.save(files, [np.array(output) for output in outputs])
+            for place, output in enumerate(outputs):
+                self.save(files, first, place, np.array(output))
 
-    def save(self, files, arrays):
-        if files == ["pure_infer_data"]:
-            for place, array in enumerate(arrays):
-                self.write("pure_infer_data_%d" % place, array)
-            return
-        parts = [np.array_split(array, len(files), axis=0) for array in arrays]
-        for slot, path in enumerate(files):
-            if path == PADDING:
-                continue
-            stem = os.path.basename(path).split(".")[0]
-            written = [self.write("%s_%d" % (stem, place), part[slot]) for place, part in enumerate(parts)]
-            self.files[str(len(self.files))] = {"infiles": [path], "outfiles": written}
+    def save(self, files, first, place, array):
+        axis = 0 if V1 else self.arguments.output_batchsize_axis
+        if axis >= array.ndim or array.shape[axis] % len(files):
+            LOG.error("save out files error array shape:%s filesinfo:%s", array.shape, files)
+            raise RuntimeError()
+        for slot, part in enumerate(np.array_split(array, len(files), axis)):
+            if files[slot] != PADDING:
+                written = self.write("%s_%d" % (os.path.basename(files[slot]).split(".")[0], place), part)
+                sample = self.files.setdefault(str(first + slot), {"infiles": [files[slot]], "outfiles": []})
+                sample["outfiles"].append(written)
 
     def write(self, name, array):
         path = os.path.join(self.folder, name)
@@ -235,11 +295,15 @@ class Bench(object):
         facts.update(filesinfo=self.files, args=sys.argv, throughput=throughput)
         facts.update(pid=os.getpid(), npu_compute_time_list=times)
         if not V1:
-            for name in ("NPU_compute_time", "H2D_latency", "D2H_latency"):
-                facts[name]["count"] = len(times)
+            for name, values in (("NPU_compute_time", times), ("H2D_latency", self.h2d), ("D2H_latency", self.d2h)):
+                facts[name]["count"] = len(values)
         path = os.path.join(self.folder, "sumary.json") if V1 else self.folder.rstrip("/") + "_summary.json"
         with open(path, "w") as file:
             json.dump(facts, file)
+
+
+def read(path):
+    return (np.load(path) if path.lower().endswith(".npy") else np.fromfile(path, np.uint8)).reshape(-1).view(np.uint8)
 
 
 def natural(name):

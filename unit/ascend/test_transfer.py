@@ -1,0 +1,107 @@
+import errno
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from support.ascend import transfer
+from support.ascend.transfer import Transfer
+from support.errors import NoSpaceError
+
+MIB = 2**20
+
+
+# Folders with as much room as a test says.
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    def make(**free):
+        room = {}
+        for name, mebibytes in free.items():
+            (tmp_path / name).mkdir()
+            room[tmp_path / name] = mebibytes * MIB
+        monkeypatch.setattr(transfer, "MEMORY", tmp_path / "memory")
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+        monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=room[place]))
+        return tmp_path
+
+    return make
+
+
+def test_input_and_outputs_have_places_of_their_own(places):
+    places(memory=100)
+    shared = Transfer(3, [2, 4], None)
+    shared.input()[:] = 1
+    values = iter(range(2, 6))
+    for slot in range(2):
+        for output in shared.outputs(slot):
+            output[:] = next(values)
+    assert shared.path.read_bytes() == bytes([1] * 3 + [2] * 2 + [3] * 4 + [4] * 2 + [5] * 4)
+    assert shared.slots == [[(3, 2), (5, 4)], [(9, 2), (11, 4)]]
+
+
+def test_outputs_are_there_as_long_as_somebody_looks_at_them(places):
+    places(memory=100)
+    shared = Transfer(0, [4], None)
+    output = shared.outputs(0)[0]
+    output[:] = 7
+    shared.unlink()
+    shared.unlink()
+    assert not shared.path.exists()
+    del shared
+    np.testing.assert_array_equal(output, 7)
+
+
+@pytest.mark.parametrize(
+    ("free", "chosen"),
+    [
+        ({"memory": 18, "scratch": 100, "temporary": 100}, "memory"),
+        ({"memory": 17, "scratch": 18, "temporary": 100}, "scratch"),
+        ({"scratch": 18, "temporary": 100}, "scratch"),
+    ],
+)
+def test_memory_is_taken_if_it_has_room_and_else_the_scratch_folder(places, free, chosen):
+    folder = places(**free)
+    assert Transfer(2 * MIB, [], folder / "scratch").path.parent == folder / chosen
+
+
+def test_without_a_scratch_folder_temporary_files_have_a_place(places):
+    folder = places(memory=0, temporary=18)
+    assert Transfer(2 * MIB, [], None).path.parent == folder / "temporary"
+
+
+def test_no_room_anywhere_is_told_with_sizes_before_anything_is_written(places):
+    folder = places(memory=1, scratch=17)
+    message = rf"{folder}/memory: 1 MiB free, {folder}/scratch: 17 MiB free\)\n  required: 18 MiB\n.*--scratch=DIR"
+    with pytest.raises(NoSpaceError, match=message):
+        Transfer(2 * MIB, [], folder / "scratch")
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_room_that_is_gone_when_it_is_taken_is_no_room(places, monkeypatch, code):
+    folder, refuse = places(memory=100, scratch=100), os.posix_fallocate
+
+    def fallocate(descriptor, start, size):
+        if Path(f"/proc/self/fd/{descriptor}").readlink().parent == folder / "memory":
+            raise OSError(code, os.strerror(code))
+        refuse(descriptor, start, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", fallocate)
+    assert Transfer(2, [], folder / "scratch").path.parent == folder / "scratch"
+    assert list((folder / "memory").iterdir()) == []
+
+
+def test_another_failure_is_no_lack_of_room(places, monkeypatch):
+    folder = places(memory=100)
+
+    def fallocate(descriptor, start, size):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "posix_fallocate", fallocate)
+    with pytest.raises(OSError, match="Input/output error"):
+        Transfer(2, [], None)
+    assert list((folder / "memory").iterdir()) == []

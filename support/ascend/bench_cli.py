@@ -4,18 +4,49 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.ascend.acl_errors import explain, last_lines
 from support.ascend.acl_python import AclPython
 from support.ascend.host import AscendHost
 from support.ascend.processes import Finished, run_tool
-from support.errors import ToolError
+from support.errors import ContractViolationError, DeviceLostError, NoSpaceError, SuiteError, ToolError
 
-__all__ = ["BenchCli", "bench_arguments", "find_bench_cli"]
+__all__ = ["BenchCli", "bench_arguments", "explain_exit", "find_bench_cli"]
 
 SCRIPT = "ais_infer.py"
+OWN_MODEL = "compile the network's own ONNX, for this batch size, with float32 input and without AIPP"
+
+#: Failures of the tool itself by a text it prints, first match: (text, error, meaning, remedy). All others are the
+#: runtime's. A status of 2 is argparse's, and also what the third generation says of paths it does not like.
+RULES: tuple[tuple[str, type[SuiteError], str, str], ...] = (
+    (
+        "error: unrecognized arguments",
+        ToolError,
+        "it does not know an option its help lists",
+        "install one version of ais_bench only, or name the script with --ais-infer=FILE",
+    ),
+    (
+        "error: argument --",
+        ToolError,
+        "it refuses an argument",
+        "a path must be ours, no soft link, not open to others, and have only A-Z a-z 0-9 _ . / -: "
+        "give such a folder with --scratch=DIR; a device is a logic id: see --device-id",
+    ),
+    ("not match", ContractViolationError, "the model takes no whole number of these inputs", OWN_MODEL),
+    ("save out files error", ContractViolationError, "an output has no row for each image of the batch", OWN_MODEL),
+    ("No space left on device", NoSpaceError, "the disk is full", "give --scratch=DIR on a disk with room"),
+    ("MemoryError", NoSpaceError, "this host has too little memory", "use a smaller batch size, or end other jobs"),
+    (
+        "No module named",
+        ToolError,
+        "a Python module is missing",
+        "pip install it into the interpreter of aclruntime, or name another with --acl-python=FILE",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -24,6 +55,11 @@ class BenchCli:
 
     command: tuple[str, ...]
     options: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return Path(self.command[-1]).name
 
 
 def find_bench_cli(host: AscendHost, python: AclPython, script: Path | None, *, timeout: float) -> BenchCli:
@@ -47,17 +83,19 @@ def find_bench_cli(host: AscendHost, python: AclPython, script: Path | None, *, 
         If there is none; the message tells what each answered.
     """
     on_path = shutil.which(SCRIPT, path=host.env.get("PATH", ""))
-    ways = [[str(script)]] if script else [["-m", "ais_bench"], *([[on_path]] if on_path else [])]
+    scripts = [Path(path).absolute() for path in (script or on_path,) if path]
+    # Absolute, because it will be started in another folder.
+    ways = ([] if script else [("-m", "ais_bench")]) + [(str(path),) for path in scripts]
     tried = []
     for way in ways:
-        command = (str(python.path), *way)
+        command = (str(python.path.absolute()), *way)
         done = run_tool([*command, "--help"], env=host.env, timeout=timeout)
         options = frozenset(re.findall(r"--[A-Za-z_]+", done.output))
         if done.status == 0 and {"--model", "--input", "--output"} <= options:
             return BenchCli(command, options)
-        tried.append(f"{' '.join(command)} --help: {done.status}, {_last_line(done)}")
+        tried.append(f"\n    {' '.join(command)} --help: {done.status}, {_last_line(done)}")
     raise ToolError(
-        f"neither ais_bench nor {SCRIPT} can be started: {'; '.join(tried)}",
+        f"neither ais_bench nor {SCRIPT} can be started:{''.join(tried)}",
         remedy="install the ais_bench wheel beside aclruntime, or name the script of 2022 with --ais-infer=FILE",
     )
 
@@ -84,3 +122,18 @@ def bench_arguments(
         "--batchsize": batch,
     }
     return [part for option, value in wanted.items() if option in cli.options for part in (option, str(value))]
+
+
+def explain_exit(cli: BenchCli, done: Finished) -> SuiteError:
+    """Turn a run that did not end with 0 into an error a user can act on."""
+    if done.status < 0:
+        return DeviceLostError(
+            f"{cli.name} was ended by {signal.Signals(-done.status).name}{last_lines(done.output)}",
+            remedy="look at its last lines, dmesg and npu-smi info -t health",
+        )
+    ending = f"ended with {done.status}"
+    for text, kind, meaning, remedy in RULES:
+        if text in done.output:
+            return kind(f"{cli.name} {ending}: {meaning}{last_lines(done.output)}", remedy=remedy)
+    error = explain(ending, done.output)
+    return type(error)(f"{cli.name}: {error.found}", required=error.required, remedy=error.remedy)

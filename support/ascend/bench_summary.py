@@ -16,10 +16,12 @@ __all__ = ["Printed", "Summary", "parse_output", "read_summary"]
 
 #: Inside the result directory until November 2022, beside it since.
 INSIDE, BESIDE = "sumary.json", "_summary.json"
+NUMBER = r"([\d.eE+-]+)"
 #: The label of the batch size changed in January 2023.
 THROUGHPUT = re.compile(
-    r"throughput 1000\*batchsize(?:\.mean)?\(([^)]+)\)/NPU_compute_time\.mean\(([^)]+)\): (\S+)",
+    rf"throughput 1000\*batchsize(?:\.mean)?\({NUMBER}\)/NPU_compute_time\.mean\({NUMBER}\): {NUMBER}"
 )
+IMAGES_PER_RUN = re.compile(r"filesperbatch:(\d+)")
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,26 @@ class Summary:
     throughput: float
     files: frozenset[str] | None
 
+    @property
+    def batch(self) -> int:
+        """Batch size the tool was told, or read from the model: the first generation takes 1 if it is not told."""
+        return round(self.throughput * self.mean_seconds)
+
 
 @dataclass(frozen=True)
 class Printed:
-    """The line of throughput: batch size, mean milliseconds of an execution, and images per second."""
+    """
+    What the tool printed about a run.
+
+    `batch` is the batch size it was told, `mean_ms` the mean of an execution in milliseconds, `throughput` images per
+    second, and `images_per_run` how many files it put into one execution, which is what the model takes; None if it did
+    not say.
+    """
 
     batch: float
     mean_ms: float
     throughput: float
+    images_per_run: int | None
 
 
 def read_summary(folder: Path) -> Summary | None:
@@ -76,18 +90,19 @@ def _read(path: Path) -> Summary:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         times = [_milliseconds(item) for item in facts.get("npu_compute_time_list", [])]
-        mean = float(facts["NPU_compute_time"]["mean"])
-        summary = Summary(
-            path, tuple(time / 1e3 for time in times), mean / 1e3, float(facts["throughput"]), _files(facts)
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        mean, throughput = float(facts["NPU_compute_time"]["mean"]), float(facts["throughput"])
+        files = _files(facts)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise WrongDataError(f"{path}: {type(error).__name__}: {error}", required="a summary of ais_bench") from error
-    if not all(math.isfinite(value) and value > 0 for value in (*summary.compute_seconds, summary.mean_seconds)):
-        raise WrongDataError(f"{path}: a duration that is not positive", required="milliseconds")
-    return summary
+    if not all(math.isfinite(value) and value > 0 for value in (*times, mean, throughput)):
+        raise WrongDataError(
+            f"{path}: a duration or the throughput is not a positive number", required="milliseconds, images per second"
+        )
+    return Summary(path, tuple(time / 1e3 for time in times), mean / 1e3, throughput, files)
 
 
 def _milliseconds(item: Any) -> float:
+    # Runs in several threads are told by their start and end.
     return float(item[1]) - float(item[0]) if isinstance(item, list) else float(item)
 
 
@@ -96,22 +111,23 @@ def _files(facts: Mapping[str, Any]) -> frozenset[str] | None:
     if not samples:
         return None
     # Paths of another host: the names are what counts.
-    return frozenset(re.split(r"[/\\]", name)[-1] for sample in samples.values() for name in sample["outfiles"])
+    return frozenset(name.rpartition("/")[2] for sample in samples.values() for name in sample["outfiles"])
 
 
 def parse_output(text: str) -> Printed | None:
     """
     Find the line of throughput among what the tool printed; None if there is none.
 
-    Progress bars overwrite themselves on the same stream.
+    Progress bars overwrite themselves on the same stream, and lines of native code come late.
 
     Examples
     --------
     >>> parse_output("[INFO] throughput 1000*batchsize.mean(8)/NPU_compute_time.mean(31.25): 256.0").throughput
     256.0
     """
-    for line in re.split(r"[\r\n]+", text):
-        match = THROUGHPUT.search(line)
-        if match:
-            return Printed(*(float(part) for part in match.groups()))
-    return None
+    found, taken = THROUGHPUT.search(text), IMAGES_PER_RUN.search(text)
+    try:
+        numbers = [float(part) for part in found.groups()] if found else []
+    except ValueError:
+        return None
+    return Printed(*numbers, images_per_run=int(taken[1]) if taken else None) if numbers else None

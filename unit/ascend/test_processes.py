@@ -53,7 +53,8 @@ def test_a_tool_that_does_not_end_is_killed_with_all_it_started(tmp_path):
 
 
 def test_an_interrupted_tool_is_killed(tmp_path):
-    script = f"import os, pathlib, time; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(60)"
+    path = str(tmp_path / "pid")
+    script = f"import os, pathlib, time; pathlib.Path({path!r}).write_text(str(os.getpid())); time.sleep(60)"
 
     def interrupt():
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,24 +18,19 @@ __all__ = ["BenchCli", "bench_arguments", "explain_exit", "find_bench_cli"]
 
 SCRIPT = "ais_infer.py"
 OWN_MODEL = "compile the network's own ONNX, for this batch size, with float32 input and without AIPP"
+FRAMES = re.compile(r"^Traceback \(most recent call last\):\n(?: .*\n)+", re.MULTILINE)
 
 #: Failures of the tool itself by a text it prints, first match: (text, error, meaning, remedy). All others are the
-#: runtime's. A status of 2 is argparse's, and also what the third generation says of paths it does not like.
+#: runtime's. The first is argparse's, and also how the third generation refuses paths.
 RULES: tuple[tuple[str, type[SuiteError], str, str], ...] = (
     (
-        "error: unrecognized arguments",
+        ": error: ",
         ToolError,
-        "it does not know an option its help lists",
-        "install one version of ais_bench only, or name the script with --ais-infer=FILE",
+        "it refuses its arguments",
+        "a path must be ours, no soft link, not open to others, and have only A-Z a-z 0-9 _ . / -: give such a folder "
+        "with --scratch=DIR; a device is a logic id: see --device-id",
     ),
-    (
-        "error: argument --",
-        ToolError,
-        "it refuses an argument",
-        "a path must be ours, no soft link, not open to others, and have only A-Z a-z 0-9 _ . / -: "
-        "give such a folder with --scratch=DIR; a device is a logic id: see --device-id",
-    ),
-    ("not match", ContractViolationError, "the model takes no whole number of these inputs", OWN_MODEL),
+    ("tensorsize: ", ContractViolationError, "the model takes no whole number of these inputs", OWN_MODEL),
     ("save out files error", ContractViolationError, "an output has no row for each image of the batch", OWN_MODEL),
     ("No space left on device", NoSpaceError, "the disk is full", "give --scratch=DIR on a disk with room"),
     ("MemoryError", NoSpaceError, "this host has too little memory", "use a smaller batch size, or end other jobs"),
@@ -82,10 +76,11 @@ def find_bench_cli(host: AscendHost, python: AclPython, script: Path | None, *, 
     ToolError
         If there is none; the message tells what each answered.
     """
-    on_path = shutil.which(SCRIPT, path=host.env.get("PATH", ""))
-    scripts = [Path(path).absolute() for path in (script or on_path,) if path]
-    # Absolute, because it will be started in another folder.
-    ways = ([] if script else [("-m", "ais_bench")]) + [(str(path),) for path in scripts]
+    file = script or shutil.which(SCRIPT, path=host.env.get("PATH", ""))
+    ways: list[tuple[str, ...]] = [] if script else [("-m", "ais_bench")]
+    if file:
+        # Absolute, because it will be started in another folder.
+        ways.append((str(Path(file).absolute()),))
     tried = []
     for way in ways:
         command = (str(python.path.absolute()), *way)
@@ -126,14 +121,16 @@ def bench_arguments(
 
 def explain_exit(cli: BenchCli, done: Finished) -> SuiteError:
     """Turn a run that did not end with 0 into an error a user can act on."""
+    # The frames of a traceback would push the native messages out of the last lines.
+    output = FRAMES.sub("", done.output)
     if done.status < 0:
         return DeviceLostError(
-            f"{cli.name} was ended by {signal.Signals(-done.status).name}{last_lines(done.output)}",
+            f"{cli.name} was ended by signal {-done.status}{last_lines(output)}",
             remedy="look at its last lines, dmesg and npu-smi info -t health",
         )
     ending = f"ended with {done.status}"
     for text, kind, meaning, remedy in RULES:
-        if text in done.output:
-            return kind(f"{cli.name} {ending}: {meaning}{last_lines(done.output)}", remedy=remedy)
-    error = explain(ending, done.output)
+        if text in output:
+            return kind(f"{cli.name} {ending}: {meaning}{last_lines(output)}", remedy=remedy)
+    error = explain(ending, output)
     return type(error)(f"{cli.name}: {error.found}", required=error.required, remedy=error.remedy)

@@ -111,7 +111,7 @@ def _files(facts: Mapping[str, Any]) -> frozenset[str] | None:
     if not samples:
         return None
     # Paths of another host: the names are what counts.
-    return frozenset(name.rpartition("/")[2] for sample in samples.values() for name in sample["outfiles"])
+    return frozenset(re.split(r"[/\\]", name)[-1] for sample in samples.values() for name in sample["outfiles"])
 
 
 def parse_output(text: str) -> Printed | None:
@@ -126,8 +126,10 @@ def parse_output(text: str) -> Printed | None:
     256.0
     """
     found, taken = THROUGHPUT.search(text), IMAGES_PER_RUN.search(text)
-    try:
-        numbers = [float(part) for part in found.groups()] if found else []
-    except ValueError:
+    if found is None:
         return None
-    return Printed(*numbers, images_per_run=int(taken[1]) if taken else None) if numbers else None
+    try:
+        batch, mean_ms, throughput = map(float, found.groups())
+    except ValueError:  # the line was cut
+        return None
+    return Printed(batch, mean_ms, throughput, int(taken[1]) if taken else None)

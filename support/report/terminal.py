@@ -45,7 +45,8 @@ def render(verdict: ReleaseVerdict, *, width: int, color: bool) -> str:
         console.print("\n".join(map(_plain, text.splitlines())), style=style, soft_wrap=True)
     for reason in verdict.reasons:
         console.print(f"[yellow]{_plain(reason)}[/]: {_plain(REASONS[reason])}")
-    console.print(f"[{STYLE[verdict.word]}]{_plain(verdict.line)}[/]")
+    # In one piece whatever the width: scripts read it.
+    console.print(f"[{STYLE[verdict.word]}]{_plain(verdict.line)}[/]", soft_wrap=True)
     written = console.file
     assert isinstance(written, io.StringIO)
     return written.getvalue()

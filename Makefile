@@ -29,7 +29,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 	$(BIN)/pytest -W error --doctest-modules support
 
 slow: $(READY) $(CORE)/.ready

@@ -118,7 +118,7 @@ class Capabilities(_Record):
         if name == CPU:
             return Chip(name=CPU, device_id=0, model=self.cpu, serial=self.host, driver="")
         if name.startswith("310"):
-            return self._npu(self.chosen_npus(name, device_ids)[0])
+            return self._npu(self.chosen_npus(name, device_ids)[0], name)
         return self._gpu(name, device_ids[0] if device_ids else 0)
 
     def chosen_npus(self, name: str, device_ids: tuple[int, ...] | None) -> tuple[Npu, ...]:
@@ -141,9 +141,9 @@ class Capabilities(_Record):
             )
         return choose(self.npus, name, device_ids)
 
-    def _npu(self, npu: Npu) -> Chip:
+    def _npu(self, npu: Npu, name: str) -> Chip:
         return Chip(
-            name=npu.name,
+            name=name,
             device_id=npu.device_id,
             model=f"Ascend {npu.name}",
             serial=npu.identity,

@@ -14,6 +14,8 @@ from support.errors import NoDeviceError, ToolError, WrongDeviceError
 __all__ = ["Npu", "choose", "visible_npus"]
 
 HEALTHY = "OK"
+#: The guide's tables do not tell the members of this family apart.
+FAMILY = "310P"
 #: What some lists print instead of a name or a number.
 NONE = ("", "NA", "-")
 #: Names of the mapping that differ from those of the table.
@@ -211,7 +213,7 @@ def choose(npus: Sequence[Npu], name: str, device_ids: tuple[int, ...] | None) -
     npus : sequence of Npu
         All there are.
     name : str
-        Chip asked for, such as ``310P3``.
+        Chip asked for, such as ``310P3``; ``310P`` is any of its family, as the guide names it.
     device_ids : tuple of int or None
         Devices asked for; None for the first healthy one of that name.
 
@@ -223,12 +225,16 @@ def choose(npus: Sequence[Npu], name: str, device_ids: tuple[int, ...] | None) -
         If a device asked for is another chip.
     """
     if device_ids is None:
-        fitting = [npu for npu in npus if npu.name == name]
+        fitting = [npu for npu in npus if _is(npu, name)]
         healthy = [npu for npu in fitting if npu.health == HEALTHY]
         if not healthy:
             raise _none_fits(npus, name, fitting)
         return (healthy[0],)
     return tuple(_chosen(npus, name, device_id) for device_id in device_ids)
+
+
+def _is(npu: Npu, name: str) -> bool:
+    return npu.name == name or (name == FAMILY and npu.name.startswith(FAMILY))
 
 
 def _none_fits(npus: Sequence[Npu], name: str, fitting: Sequence[Npu]) -> NoDeviceError:
@@ -249,7 +255,7 @@ def _chosen(npus: Sequence[Npu], name: str, device_id: int) -> Npu:
     names = ", ".join(npu.title for npu in npus)
     if found is None:
         raise NoDeviceError(f"no device {device_id}: {names}", remedy="give --device-id some of these")
-    if found.name != name:
+    if not _is(found, name):
         raise WrongDeviceError(
             f"device {device_id} is a {found.name}, not a {name}", remedy=f"--device-id=N with one of: {names}"
         )

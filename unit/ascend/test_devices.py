@@ -192,3 +192,12 @@ def test_a_name_without_a_chip_is_answered_with_the_names_there_are():
 
 def test_a_device_survives_json():
     assert Npu.model_validate_json(MIXED[0].model_dump_json()) == MIXED[0]
+
+
+def test_the_family_of_the_guide_is_any_of_its_chips():
+    npus = visible_npus(Smi(row(1, 0, 0, "310"), row(2, 0, 1, "310P3"), row(3, 0, 2, "310B1")), None)
+    assert [npu.name for npu in choose(npus, "310P", None)] == ["310P3"]
+    assert [npu.name for npu in choose(npus, "310P", (1,))] == ["310P3"]
+    for device_id in (0, 2):
+        with pytest.raises(WrongDeviceError):
+            choose(npus, "310P", (device_id,))

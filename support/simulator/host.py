@@ -157,7 +157,7 @@ def simulated_host(folder: Path, simulation: Simulation) -> AscendHost:
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    path, description = folder / "host.json", _description(simulation)
+    path, description = folder / "host.json", _description(folder, simulation)
     # All workers of a session may come at once.
     with FileLock(folder / "host.lock"):
         if not path.is_file():
@@ -212,12 +212,14 @@ def _code() -> str:
     return digest.hexdigest()[:12]
 
 
-def _description(simulation: Simulation) -> str:
+def _description(folder: Path, simulation: Simulation) -> str:
     """Text of ``host.json``, which every simulated tool reads."""
     from support.spec import load_spec
 
     cann, driver, firmware, _ = TIMES[simulation.generation]
     table = load_spec("efficientdet_d0").baselines[BASELINES[simulation.chip]].images_per_second
+    # No two hosts have the same card, or their sessions would wait for each other.
+    mark = hashlib.sha256(str(folder).encode()).hexdigest()[:8]
     facts = {
         "chip": simulation.chip,
         "soc_version": f"Ascend{simulation.chip}",
@@ -232,12 +234,12 @@ def _description(simulation: Simulation) -> str:
         "device_python": sys.executable,
         "project": str(PROJECT),
         "images_per_second": dict(table),
-        "devices": [_device(simulation.chip, number) for number in range(simulation.devices)],
+        "devices": [_device(simulation.chip, number, mark) for number in range(simulation.devices)],
     }
     return json.dumps(facts, indent=1)
 
 
-def _device(chip: str, number: int) -> dict[str, Any]:
+def _device(chip: str, number: int, mark: str) -> dict[str, Any]:
     # Four chips share a card of a 310; elsewhere every chip has its own. Ids of cards are no device ids.
     card, place = divmod(number, 4) if chip == "310" else (number, 0)
     bus = "NA" if chip == "310B1" else f"0000:{0x3B + card:02X}:{place:02X}.0"
@@ -246,7 +248,7 @@ def _device(chip: str, number: int) -> dict[str, Any]:
         "chip_id": place,
         "logic_id": number,
         "bus_id": bus,
-        "serial": f"SIMULATED{card:04d}",
+        "serial": f"SIMULATED{mark}{card:04d}",
     }
 
 

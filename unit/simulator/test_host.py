@@ -127,7 +127,14 @@ def test_chips_have_ids_of_their_own(host):
     assert [device["logic_id"] for device in devices] == list(range(6))
     assert len({(device["npu_id"], device["chip_id"]) for device in devices}) == 6
     # A serial number is a card's.
-    assert [device["serial"] for device in devices] == ["SIMULATED0000"] * 4 + ["SIMULATED0001"] * 2
+    serials = [device["serial"] for device in devices]
+    assert [serial[-4:] for serial in serials] == ["0000"] * 4 + ["0001"] * 2
+
+
+def test_two_hosts_have_no_card_in_common(tmp_path):
+    hosts = [simulated_host(tmp_path / name, Simulation("310P3")) for name in ("one", "two")]
+    first, second = (described(found)["devices"][0]["serial"] for found in hosts)
+    assert first != second
 
 
 def test_the_host_that_is_there_is_used_again(host):

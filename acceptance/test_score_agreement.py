@@ -12,6 +12,6 @@ def test_scores_agree_with_the_checkpoints(run, results, spec, clause, batch):
             results.with_reference(batch),
             spec.accuracy,
             results.images.expected,
-            overflow=lambda image_id: run.overflow(batch, run.row_of(image_id)),
+            overflow=lambda image_id: run.overflow(run.row_of(image_id)),
         )
     )

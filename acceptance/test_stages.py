@@ -61,7 +61,7 @@ def test_raw_heads_agree_with_the_checkpoints(run, results, clause, batch):
             run.candidate(batch).golden,
             pads_kept=run.pads_kept(batch),
             precision=run.precision,
-            suspect=lambda: run.overflow(batch, row=0),
+            suspect=lambda: run.overflow(row=0),
         )
     )
 

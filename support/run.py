@@ -263,12 +263,14 @@ class Run:
         """Row of an image in the feed."""
         return list(self.feed.image_ids).index(image_id)
 
-    def overflow(self, batch: int, row: int) -> str:
+    def overflow(self, row: int) -> str:
         """Name the operator that half precision cannot hold on one image, if any; asked only when something is red."""
         from support.ascend.overflow import overflowing
 
         if not self.options.on_npu or self.options.mode not in ("build", "onnx"):
             return ""
+        # At the smallest batch size there is: every operator is watched, which takes a multiple of the memory.
+        batch = (self.spec.batch_sizes if self.options.mode == "build" else self.options.batches(self.spec))[0]
         found = overflowing(self.onnx(batch), self.feed.tensors([row] * batch), self.spec.atc.kept_types)
         return str(found[0]) if found else ""
 
@@ -291,7 +293,7 @@ class Run:
         try:
             return self._session_pass("pass", batch, lambda: self._measured(batch))
         except NotFiniteError as error:
-            suspect = "" if error.row is None else self.overflow(batch, error.row)
+            suspect = "" if error.row is None else self.overflow(error.row)
             raise ContractViolationError(error.found, required=error.required, remedy=suspect or error.remedy) from None
 
     @remembered

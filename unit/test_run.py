@@ -300,3 +300,22 @@ def test_golden_heads_of_other_images_are_no_reference(start, bundle):
     results = Results(start(reference=bundle(golden_ids=(1, 2))))
     with pytest.raises(NoReferenceError, match=r"golden images \(1, 2\)"):
         _ = results.golden
+
+
+# -- what is asked only when something is red --------------------------------------------------------------------------
+
+
+def test_overflow_is_looked_for_at_the_smallest_batch_size(start, monkeypatch):
+    seen = []
+
+    def overflowing(model, tensor, kept_types):
+        seen.append((model, tensor.shape, kept_types))
+        return ("overflow: ReduceMeanD", "overflow: Conv2D")
+
+    monkeypatch.setattr("support.ascend.overflow.overflowing", overflowing)
+    monkeypatch.setattr(Run, "onnx", lambda run, batch: f"graph of batch {batch}")
+    assert start(chip="310P3", batch_sizes=(1, 4)).overflow(2) == "overflow: ReduceMeanD"
+    assert seen == [("graph of batch 1", (1, 3, 128, 128), ("ReduceMeanD",))]
+    assert start(chip="cpu").overflow(2) == ""
+    assert start(chip="310P3", onnx=None, om="d0_{batch}.om").overflow(2) == ""
+    assert len(seen) == 1

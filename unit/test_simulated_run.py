@@ -162,7 +162,7 @@ def raw_heads(run, spec):
         run.candidate(BATCH).golden,
         pads_kept=False,
         precision=run.precision,
-        suspect=lambda: run.overflow(BATCH, row=0),
+        suspect=lambda: run.overflow(row=0),
     )
 
 

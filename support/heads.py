@@ -180,6 +180,6 @@ def require_finite(heads: Heads) -> None:
                     f"{title}, image slot {slot}: {np.isnan(values).sum()} NaN and {np.isinf(values).sum()} infinite "
                     f"of {values.size} values",
                     required="finite values",
-                    remedy="first suspect: overflow in mixed precision; compare with a model built in full precision",
+                    remedy="overflow in mixed precision: compare with a model built in full precision",
                     slot=slot,
                 )

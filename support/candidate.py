@@ -97,7 +97,7 @@ class BuiltModels:
         return makers[name](batch)
 
 
-def given_model(template: str, batch: int) -> Artifact:
+def given_model(template: str, batch: int, kind: Literal["onnx", "om"] = "onnx") -> Artifact:
     """
     Take a prebuilt model.
 
@@ -107,6 +107,8 @@ def given_model(template: str, batch: int) -> Artifact:
         Path in which ``{batch}`` stands for the batch size.
     batch : int
         The batch size.
+    kind : {"onnx", "om"}
+        What it is; also the name of the option that gave it.
 
     Raises
     ------
@@ -115,8 +117,8 @@ def given_model(template: str, batch: int) -> Artifact:
     """
     path = Path(template.replace("{batch}", str(batch)))
     if not path.is_file():
-        raise NoDataError(f"there is no model {path}", remedy=f"put it there, or correct --onnx={template}")
-    return Artifact("onnx", path, file_sha256(path), {"given": template}, ())
+        raise NoDataError(f"there is no model {path}", remedy=f"put it there, or correct --{kind}={template}")
+    return Artifact(kind, path, file_sha256(path), {"given": template}, ())
 
 
 def open_on_chip(model: Artifact, chip: Chip) -> Backend:

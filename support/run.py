@@ -43,7 +43,6 @@ from support.result_files import find_results, results_pass
 from support.scoring import ApFigures, check_scorable, score
 from support.shards import run_on_devices
 from support.spec import AcceptanceSpec
-from support.stages.om_from_onnx import given_om
 
 if TYPE_CHECKING:
     import onnx
@@ -232,7 +231,7 @@ class Run:
     def model(self, batch: int) -> Artifact:
         """Return the model under test at a batch size."""
         if self.options.om:
-            return given_om(self.options.om, batch)
+            return given_model(self.options.om, batch, "om")
         if self.options.on_npu:
             return self.devices.ascend.compile(self.store, self.deployed_onnx(batch), batch, self.progress)
         return self.deployed_onnx(batch)

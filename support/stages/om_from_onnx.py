@@ -16,12 +16,12 @@ from support.ascend.atc import atc_arguments, compile_om
 from support.ascend.cann import cann_version
 from support.ascend.host import AscendHost
 from support.backends.base import TensorInfo
-from support.errors import BuildFailedError, NoDataError, SuiteError
+from support.errors import BuildFailedError, SuiteError
 from support.onnx_files import input_shapes, load_onnx
 from support.progress import Progress
 from support.spec import Atc
 
-__all__ = ["given_om", "om_from_onnx", "om_path"]
+__all__ = ["om_from_onnx", "om_path"]
 
 VERSION = 1
 MODEL, LOG, MIXLIST, COMMAND = "model.om", "atc.log", "ops_info.json", "command.txt"
@@ -156,25 +156,3 @@ def _input(path: Path, batch: int) -> TensorInfo:
 def om_path(artifact: Artifact) -> Path:
     """Return the compiled model itself: of a built artifact in its folder, of a given one the file."""
     return artifact.path / MODEL if artifact.path.is_dir() else artifact.path
-
-
-def given_om(template: str, batch: int) -> Artifact:
-    """
-    Take a prebuilt model.
-
-    Parameters
-    ----------
-    template : str
-        Path in which ``{batch}`` stands for the batch size.
-    batch : int
-        The batch size.
-
-    Raises
-    ------
-    NoDataError
-        If there is no such file.
-    """
-    path = Path(template.replace("{batch}", str(batch)))
-    if not path.is_file():
-        raise NoDataError(f"there is no model {path}", remedy=f"put it there, or correct --om={template}")
-    return Artifact("om", path, file_sha256(path), {"given": template}, ())

@@ -11,11 +11,12 @@ from onnx import TensorProto, helper
 from support.artifacts import Artifact, ArtifactStore, file_sha256
 from support.ascend.host import AscendHost
 from support.ascend.om_facts import read_om
+from support.candidate import given_model
 from support.errors import BuildFailedError, NoDataError, SuiteTimeoutError, ToolError
 from support.onnx_files import load_onnx, save_onnx
 from support.progress import SilentProgress
 from support.simulator.host import Simulation, simulated_host
-from support.stages.om_from_onnx import given_om, om_from_onnx, om_path
+from support.stages.om_from_onnx import om_from_onnx, om_path
 from support.stages.pad_example import pad_example
 
 # Compiles whatever it is given; the model tells the options that decide it.
@@ -105,7 +106,7 @@ def test_a_model_is_known_by_its_own_bytes_as_a_given_one_is(bench, tmp_path):
     other.env = bench.env
     again = other.compile()
     assert (artifact.path / "atc.log").read_text() != (again.path / "atc.log").read_text()
-    assert artifact.sha256 == again.sha256 == given_om(str(om_path(artifact)), 1).sha256
+    assert artifact.sha256 == again.sha256 == given_model(str(om_path(artifact)), 1, "om").sha256
 
 
 def test_nobody_else_may_write_to_a_model(bench):
@@ -230,11 +231,11 @@ def test_the_simulated_compiler_accepts_the_command_and_tells_the_model(bench, t
 
 def test_a_given_model_is_found_by_its_batch_size(tmp_path):
     (tmp_path / "d0_bs8.om").write_bytes(b"om")
-    artifact = given_om(f"{tmp_path}/d0_bs{{batch}}.om", 8)
+    artifact = given_model(f"{tmp_path}/d0_bs{{batch}}.om", 8, "om")
     assert om_path(artifact) == artifact.path == tmp_path / "d0_bs8.om"
     assert (artifact.kind, artifact.sha256, artifact.built) == ("om", file_sha256(artifact.path), False)
 
 
 def test_a_given_model_that_is_not_there_is_named(tmp_path):
     with pytest.raises(NoDataError, match=r"there is no model .*/d0_bs16\.om\n.*--om=.*/d0_bs\{batch\}\.om"):
-        given_om(f"{tmp_path}/d0_bs{{batch}}.om", 16)
+        given_model(f"{tmp_path}/d0_bs{{batch}}.om", 16, "om")

@@ -30,7 +30,7 @@ lint: $(READY)
 
 unit: $(READY)
 	$(BIN)/pytest -n 2
-	$(BIN)/pytest -W error --doctest-modules support
+	$(BIN)/pytest -W error --doctest-modules support --ignore=support/simulator/site
 
 slow: $(READY) $(CORE)/.ready
 	$(BIN)/pytest -m slow

@@ -11,7 +11,10 @@ MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in (ROOT / "support").rglob("*.py")
 )
-HEAVY = ("torch", "torchvision", "onnxruntime", "onnx", "effdet", "timm", "numba", "pycocotools", "hotcoco", "onnxsim")
+HEAVY = (
+    *("torch", "torchvision", "onnxruntime", "onnx", "effdet", "timm", "numba", "pycocotools", "hotcoco", "onnxsim"),
+    *("matplotlib", "jinja2", "markupsafe"),
+)
 #: Belong to a simulated host and its interpreter.
 SIMULATED = "support.simulator.site"
 #: Holds compiled functions and is itself imported only where one of them is called.

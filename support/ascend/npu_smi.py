@@ -526,10 +526,9 @@ class NpuSmi:
         """Device ids of all chips."""
         return parse_mapping(self._ask("-m"))
 
-    def board(self, npu_id: int, chip_id: int | None = None) -> Mapping[str, str]:
-        """Versions and serial number of a card, or what is known of one of its chips."""
-        chip = () if chip_id is None else ("-c", str(chip_id))
-        return parse_board(self._ask("-t", "board", "-i", str(npu_id), *chip))
+    def board(self, npu_id: int) -> Mapping[str, str]:
+        """Versions and serial number of a card."""
+        return parse_board(self._ask("-t", "board", "-i", str(npu_id)))
 
     def usages(self, npu_id: int) -> tuple[Usage, ...]:
         """Utilisation of the chips of a card."""

@@ -594,7 +594,6 @@ def test_a_tool_that_fails_hangs_or_is_missing(tools):
 def test_each_query_has_the_arguments_of_the_tool(tools):
     smi = NpuSmi(tools(npu_smi="import sys; print('NPU ID :', *sys.argv[1:])"), timeout=30)
     assert smi.board(24) == {"NPU ID": "info -t board -i 24"}
-    assert smi.board(24, 1) == {"NPU ID": "info -t board -i 24 -c 1"}
     with pytest.raises(ToolError, match="NPU ID : info -m"):
         smi.mapping()
     with pytest.raises(ToolError, match="NPU ID : info -t usages -i 24"):

@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 from support.errors import SuiteError
 
-__all__ = ["Memory", "remembered"]
+__all__ = ["Memory", "recalled", "remembered"]
 
 Memory = dict[tuple[Any, ...], tuple[Any, SuiteError | None]]
 P = ParamSpec("P")
@@ -47,3 +47,15 @@ def remembered(method: Callable[Concatenate[R, P], T]) -> Callable[Concatenate[R
         return found
 
     return cast("Callable[Concatenate[R, P], T]", call)
+
+
+def recalled(owner: _Remembering | None, name: str, *args: Any) -> Any:
+    """
+    Look up what a remembered method has returned, without calling it.
+
+    Returns
+    -------
+    value : object or None
+        None if it was not called with these arguments yet, or failed.
+    """
+    return None if owner is None else owner.memory.get((name, args, ()), (None, None))[0]

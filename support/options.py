@@ -50,6 +50,9 @@ class RunOptions:
     limit: int | None = None
     scorer: Literal["hotcoco", "pycocotools"] = "hotcoco"
     write_bins: Path | None = None
+    report_dir: Path | None = None
+    images: bool = True
+    waivers: Path | None = None
     comparing: bool = False
 
     @property
@@ -81,6 +84,12 @@ class RunOptions:
     def batches(self, spec: AcceptanceSpec) -> tuple[int, ...]:
         """Batch sizes to run: those asked for, else those of the spec."""
         return self.batch_sizes or spec.batch_sizes
+
+    def required(
+        self, spec: AcceptanceSpec, scopes: frozenset[str] = frozenset({"gate", "throughput"})
+    ) -> tuple[tuple[str, int | None], ...]:
+        """Name every clause, and batch size where it has one, that this run has to measure."""
+        return spec.required(mode=self.mode, chip=self.chip_name, scopes=scopes, comparing=self.comparing)
 
     def check(self, spec: AcceptanceSpec) -> None:
         """

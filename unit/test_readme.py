@@ -1,4 +1,5 @@
 import argparse
+import datetime as dt
 import json
 import os
 import re
@@ -14,9 +15,12 @@ import pytest
 from fixtures.options import pytest_addoption
 from support.clauses import CATALOGUE
 from support.dataset import open_dataset
+from support.options import RunOptions
 from support.simulator.host import FAULTS
 from support.spec import load_spec, tomllib
 from support.verdict import EXIT_STATUS, REASONS
+from support.waivers import load_waivers
+from unit.evidence import bundles
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 KIT = CHECKOUT / "fixtures/data/shapes"
@@ -77,6 +81,14 @@ BINS = f"{GATE} --write-bins=DIR"
 JUNIT = f"{GATE} --junitxml=report.xml"
 SIMULATED = "pytest -m acceptance --chip=sim:310P3 --spec=shapes_d0"
 AUTOSAVE = f"{PERF} --benchmark-autosave"
+REPORT = f"{GATE} --report-dir=reports/new"
+REPLAY = "pytest --replay=reports/new"
+SIGN = "python -m support.evidence sign reports/new --key=release_key"
+SIGNED = f"{REPLAY} --signers=allowed_signers"
+JOIN = "pytest --replay=reports/310P3 --replay=reports/310 --replay=reports/T4 --report-dir=reports/joined --release"
+COMPARE = "python -m support.evidence compare reports/old reports/new"
+# Executed on evidence that is made for them.
+EVIDENCE = (REPORT, REPLAY, SIGN, SIGNED, JOIN, COMPARE)
 
 # Exact text as shown: how it is executed. REF, DIR and other paths become existing ones outside the checkout.
 EXECUTED = {
@@ -119,6 +131,8 @@ def commands(text):
 
 
 def is_explained(command):
+    if command.text in EVIDENCE:
+        return True
     if command.needs:
         is_pytest = command.text.split()[0].endswith("/pytest")
         return is_pytest or command.text == T4_PROTOCOL or command.text.startswith(PREPARES)
@@ -149,9 +163,9 @@ class World:
     def pytest(self, text, tests, *more):
         _, *words = shlex.split(text)
         kept = ["-p", "no:cacheprovider", f"--artifacts={self.folder / 'store'}"]
-        kept += [f"--benchmark-storage={self.folder / 'benchmarks'}"]
+        kept += [f"--benchmark-storage={self.folder / 'benchmarks'}", f"--report-dir={self.folder / 'report'}"]
         # Paths come first: after --benchmark-compare one would be its value.
-        return python("-m", "pytest", *tests.split(), *map(self.placed, words), *kept, *more)
+        return python("-m", "pytest", *tests.split(), *kept, *map(self.placed, words), *more)
 
     def run(self, text):
         how = EXECUTED[text]
@@ -226,7 +240,7 @@ def test_a_command_nobody_executes_is_noticed(command):
 
 
 def test_every_command_of_the_table_is_shown():
-    assert {*EXECUTED, ACTIVATE, T4_PROTOCOL} <= {command.text for command in SHOWN}
+    assert {*EXECUTED, *EVIDENCE, ACTIVATE, T4_PROTOCOL} <= {command.text for command in SHOWN}
 
 
 def test_commands_are_found_behind_their_mark_and_joined_over_lines():
@@ -238,7 +252,7 @@ def test_commands_are_found_behind_their_mark_and_joined_over_lines():
 def test_only_shell_blocks_hold_commands():
     others = [block["body"] for block in FENCE.finditer(README) if block["language"] != "sh"]
 
-    assert [block["language"] for block in FENCE.finditer(README)].count("text") == len(others)
+    assert {block["language"] for block in FENCE.finditer(README)} == {"sh", "text", "toml"}
     assert not re.search(r"^(\S*/)?(pytest|python3?|make|pip|curl) ", "\n".join(others), re.M)
 
 
@@ -297,6 +311,73 @@ def test_the_t4_protocol_prints_a_table_for_the_spec(recorded):
     assert done.returncode == 0, done.stderr
     assert tomllib.loads(done.stdout)["baselines"]
     assert (recorded.folder / "t4.json").is_file()
+
+
+# --- evidence
+
+
+@pytest.fixture
+def shown(tmp_path):
+    """Execute a command on evidence below a folder of its own."""
+
+    def run(text):
+        words = [
+            re.sub(r"(^|=)(reports/|release_key|allowed_signers)", rf"\1{tmp_path}/\2", word) for word in text.split()
+        ]
+        arguments = words[1:] if words[0] == "python" else ["-m", "pytest", "-p", "no:cacheprovider", *words[1:]]
+        done = python(*arguments)
+        return done.returncode, done.stdout + done.stderr
+
+    run.folder = tmp_path / "reports"
+    return run
+
+
+def test_evidence_is_left_and_replayed_as_shown(world, shown):
+    done = world.pytest(REPORT.replace("reports/new", str(shown.folder / "new")), "acceptance/test_dataset.py")
+    assert (shown.folder / "new/report.html").is_file(), done.stdout + done.stderr
+    status, text = shown(REPLAY)
+    assert status == 10, text
+    assert "new: unsigned" in text
+    assert text.endswith("undetermined: replay of shapes_small on cpu (not a release): partial\n")
+
+
+def test_evidence_is_signed_as_shown(shown):
+    if shutil.which("ssh-keygen") is None:
+        pytest.skip("ssh-keygen is not installed")
+    bundles.World().write(shown.folder / "new")
+    key = shown.folder.parent / "release_key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    (shown.folder.parent / "allowed_signers").write_text(f"manager {key.with_suffix('.pub').read_text()}")
+    assert shown(SIGNED)[0] == 1
+    assert shown(SIGN)[0] == 0
+    status, text = shown(SIGNED)
+    assert (status, "signed by manager, verified" in text) == (0, True), text
+
+
+def test_evidence_of_three_hosts_is_joined_as_shown(shown):
+    spec = bundles.the_spec(clauses__throughput_same_chip__limits__ratio__value=0.01)
+    for chip, seconds in {"310P3": 0.01, "310": 0.03, "T4": 0.05}.items():
+        bundles.World(chip, spec=spec, seconds=seconds).write(shown.folder / chip)
+    status, text = shown(JOIN)
+    assert status == 10, text
+    assert "small_d0 on 310P3 + 310 + T4 (not a release): not-a-release" in text
+    assert (shown.folder / "joined/report.html").is_file()
+
+
+def test_releases_are_compared_as_shown(shown):
+    bundles.World().write(shown.folder / "old")
+    looser = bundles.the_spec(clauses__suspicious_gain__limits__ap_gain__value=9.0)
+    bundles.World(spec=looser).write(shown.folder / "new")
+    status, text = shown(COMPARE)
+    assert (status, "LOOSENED limit suspicious_gain.ap_gain: 0.3 -> 9" in text) == (1, True), text
+
+
+def test_the_waiver_shown_is_one(tmp_path):
+    (example,) = [block["body"] for block in FENCE.finditer(README) if block["language"] == "toml"]
+    (tmp_path / "waivers.toml").write_text(example)
+    required = RunOptions(spec="shapes_d0").required(load_spec("shapes_d0"))
+    (waiver,) = load_waivers(tmp_path / "waivers.toml", required, dt.date(2027, 1, 31))
+    assert (waiver.clause, waiver.batch) == ("class_size_guard", 64)
 
 
 @pytest.mark.parametrize("command", HARDWARE)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
+from support.errors import NoTimingError
 from support.evidence.bundle import Bundle
 from support.evidence.measured import Measured
 from support.evidence.spec_changes import Change, LimitChange, limit_changes, setting_changes
@@ -88,7 +90,7 @@ def compare(old: Bundle, new: Bundle) -> Comparison:
     Raises
     ------
     SuiteError
-        If a pass of either cannot be scored or has no usable timing.
+        If a pass of either cannot be scored.
     """
     before, after = Measured(old), Measured(new)
     models = _paired(_models(before), _models(after))
@@ -116,8 +118,12 @@ def _category_ap(measured: Measured) -> dict[str, float]:
 
 
 def _throughput(measured: Measured) -> dict[int, float]:
-    timed = [batch for batch, record in measured.document.passes.items() if record.timing]
-    return {batch: measured.throughput(batch).images_per_second for batch in timed}
+    found = {}
+    for batch in measured.document.passes:
+        # A batch size without usable samples is one that was not measured.
+        with suppress(NoTimingError):
+            found[batch] = measured.throughput(batch).images_per_second
+    return found
 
 
 def _models(measured: Measured) -> dict[str, str]:

@@ -22,7 +22,7 @@ __all__ = ["join"]
 _TIMERS = ("NPU_compute_time", "wall time")
 
 
-def join(bundles: Sequence[Bundle]) -> ReleaseVerdict:
+def join(bundles: Sequence[Bundle], *, release: bool = False) -> ReleaseVerdict:
     """
     Join the evidence of one model from several hosts into one verdict.
 
@@ -35,6 +35,8 @@ def join(bundles: Sequence[Bundle]) -> ReleaseVerdict:
     ----------
     bundles : sequence of Bundle
         One of each chip.
+    release : bool
+        Whether anything short of a release is ``not-a-release``.
 
     Raises
     ------
@@ -54,7 +56,7 @@ def join(bundles: Sequence[Bundle]) -> ReleaseVerdict:
         dict.fromkeys(key for document in documents for key in required_clauses(document)),
         scope="replay",
         subject=f"{documents[0].spec.name} on {' + '.join(document.asked.device for document in documents)}",
-        session_reasons=[reason for document in documents for reason in session_reasons(document)],
+        session_reasons=[reason for document in documents for reason in session_reasons(document, release=release)],
         is_release=all(is_release(document) for document in documents),
     )
 

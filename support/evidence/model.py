@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -14,6 +13,7 @@ from support.scoring import Scorer
 from support.spec import AcceptanceSpec, PositiveInt, Sha256, Text
 from support.timing import PassTiming
 from support.verdict import REASONS, ReleaseVerdict
+from support.waivers import Waiver
 
 __all__ = [
     "EVIDENCE",
@@ -33,7 +33,6 @@ __all__ = [
     "PassRecord",
     "ReferenceRecord",
     "SealedFile",
-    "Waiver",
     "json_schema",
     "pass_name",
     "schema_text",
@@ -177,16 +176,6 @@ class LadderRecord(_Record):
     edited: Mapping[str, float] = {}
     compiled: Mapping[str, float] = {}
     pads_kept: bool
-
-
-class Waiver(_Record):
-    """A clause whose rejection somebody answers for until a day; it is shown as ``waived`` and never accepted."""
-
-    clause: Text
-    batch: PositiveInt | None = None
-    reason: Text
-    owner: Text
-    expires: dt.date
 
 
 class SealedFile(_Record):

@@ -12,6 +12,7 @@ from support.evidence.measured import Measured
 from support.evidence.measurements import measured_again
 from support.evidence.model import EvidenceDocument
 from support.verdict import ClauseVerdict, ReleaseVerdict, failure, judge, release_verdict
+from support.waivers import waive
 
 __all__ = ["BUNDLE", "is_release", "replay", "required_clauses", "session_reasons"]
 
@@ -21,7 +22,7 @@ BUNDLE = "evidence"
 EDITED = "the bundle was edited, or made by another version of the suite"
 
 
-def replay(bundle: Bundle) -> ReleaseVerdict:
+def replay(bundle: Bundle, *, release: bool = False) -> ReleaseVerdict:
     """
     Recompute the verdict of a bundle, needing neither device nor weights nor images.
 
@@ -34,6 +35,8 @@ def replay(bundle: Bundle) -> ReleaseVerdict:
     ----------
     bundle : Bundle
         As `support.evidence.bundle.read_bundle` opened it.
+    release : bool
+        Whether anything short of a release is ``not-a-release``, whatever the run itself was asked for.
 
     Returns
     -------
@@ -47,7 +50,7 @@ def replay(bundle: Bundle) -> ReleaseVerdict:
     problems = (*contradictions_of_release(document.release, summed_up), *contradictions(measured))
     if problems:
         clauses.append(ClauseVerdict(clause=BUNDLE, word="rejected", findings=problems, suspect=EDITED))
-    return _released(document, clauses)
+    return _released(document, clauses, release=release)
 
 
 def required_clauses(document: EvidenceDocument) -> tuple[tuple[str, int | None], ...]:
@@ -57,22 +60,22 @@ def required_clauses(document: EvidenceDocument) -> tuple[tuple[str, int | None]
     return document.spec.required(mode=asked.mode, chip=asked.chip, scopes=scopes, comparing=asked.comparing)
 
 
-def session_reasons(document: EvidenceDocument) -> tuple[str, ...]:
+def session_reasons(document: EvidenceDocument, *, release: bool) -> tuple[str, ...]:
     """Give the reasons of a session as a whole: the stored ones, and those that its facts demand."""
     demanded = {
         "simulated": document.simulated,
-        "not-a-release": document.asked.release and not is_release(document),
+        "not-a-release": (release or document.asked.release) and not is_release(document),
     }
     return (*document.session_reasons, *(reason for reason, holds in demanded.items() if holds))
 
 
-def _released(document: EvidenceDocument, clauses: Iterable[ClauseVerdict]) -> ReleaseVerdict:
+def _released(document: EvidenceDocument, clauses: Iterable[ClauseVerdict], *, release: bool = False) -> ReleaseVerdict:
     return release_verdict(
         clauses,
         required_clauses(document),
         scope="replay",
         subject=document.release.subject,
-        session_reasons=session_reasons(document),
+        session_reasons=session_reasons(document, release=release),
         is_release=is_release(document),
     )
 
@@ -126,11 +129,4 @@ def _judged(stored: ClauseVerdict, measured: Measured) -> ClauseVerdict:
         return failure(stored.clause, error, batch=stored.batch)
     except ValueError as error:
         raise ContractViolationError(f"{stored.label}: {error}") from None
-    if _waived(stored, measured.document):
-        again = again.model_copy(update={"word": "undetermined", "reason": "waived", "suspect": stored.suspect})
-    return again
-
-
-def _waived(stored: ClauseVerdict, document: EvidenceDocument) -> bool:
-    named = {(waiver.clause, waiver.batch) for waiver in document.waivers}
-    return stored.reason == "waived" and bool({(stored.clause, stored.batch), (stored.clause, None)} & named)
+    return waive(again, measured.document.waivers)

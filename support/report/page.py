@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from support.dataset import GroundTruth
@@ -22,9 +22,9 @@ from support.report.tables import MarginGroup, Table
 from support.report.worst import worst_images
 from support.spec import AcceptanceSpec
 from support.timing import ThroughputEstimate, estimate
-from support.verdict import REASONS
+from support.verdict import REASONS, ReleaseVerdict
 
-__all__ = ["Page", "Section", "Worst", "page_of", "worst_pictures"]
+__all__ = ["Page", "Section", "Worst", "joined_page", "page_of", "worst_pictures"]
 
 #: Images drawn: what a reader looks at, and what a page can carry.
 WORST_IMAGES = 6
@@ -124,6 +124,19 @@ def page_of(bundle: Bundle) -> Page:
         limits=tables.limits(document.spec),
         commands=_commands(document),
     )
+
+
+def joined_page(bundles: Sequence[Bundle], verdict: ReleaseVerdict) -> Page:
+    """
+    Compute the report of a verdict over one or several bundles.
+
+    Drawings and worst images are those of the bundle that was compared with the others: that of a 310P, else the first.
+    """
+    main = next((bundle for bundle in bundles if bundle.document.asked.chip.startswith("310P")), bundles[0])
+    page = page_of(Bundle(main.folder, main.document.model_copy(update={"release": verdict})))
+    others = tuple(tables.environment(bundle.document) for bundle in bundles if bundle is not main)
+    commands = [f"{shlex.join(['pytest', *bundle.document.asked.argv])}" for bundle in bundles if bundle is not main]
+    return replace(page, facts=(*page.facts[:1], *others, *page.facts[1:]), commands=(*page.commands, *commands))
 
 
 def worst_pictures(

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from support.evidence.bundle import read_bundle
-from support.evidence.model import EvidenceDocument, Waiver
+from support.evidence.model import EvidenceDocument
 from support.evidence.replay import replay
 from support.verdict import ClauseVerdict, Measurement, failure, judge, release_verdict
+from support.waivers import Waiver
 from unit.evidence.bundles import STARTED, World, found, the_spec
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -21,12 +21,12 @@ from support.evidence.model import (
     ModelRecord,
     PassRecord,
     ReferenceRecord,
-    Waiver,
 )
 from support.report.page import page_of, worst_pictures
 from support.spec import load_spec
 from support.timing import CallSample, PassTiming
 from support.verdict import Measurement, judge, release_verdict
+from support.waivers import Waiver
 
 KIT = Path(__file__).resolve().parents[2] / "fixtures/data/shapes"
 VARIANTS = {"stage_tensors": "folded", "batch_invariance": "full", "timed_outputs": "full"}

@@ -16,10 +16,10 @@ help:
 	@echo "make unit        unit tests and doctests alone"
 	@echo "make slow        tests that take minutes: whole gates in other environments"
 	@echo "make perf        throughput and the suite's own speed on the kit"
-	@echo "make clean       remove what was built; the environments stay"
+	@echo "make clean       remove what was built; environments and reports stay"
 
 acceptance: $(READY)
-	$(BIN)/pytest -m acceptance $(KIT)
+	$(BIN)/pytest -m acceptance $(KIT) --report-dir=reports/shapes_d0
 
 test: lint unit slow kit
 
@@ -36,10 +36,10 @@ slow: $(READY) $(CORE)/.ready
 	$(BIN)/pytest -m slow
 
 kit: $(READY)
-	$(BIN)/pytest -m "acceptance or perf or budget" $(KIT)
+	$(BIN)/pytest -m "acceptance or perf or budget" $(KIT) --report-dir=reports/$@
 
 perf: $(READY)
-	$(BIN)/pytest -m "perf or budget" $(KIT)
+	$(BIN)/pytest -m "perf or budget" $(KIT) --report-dir=reports/$@
 
 clean:
 	rm -rf artifacts .benchmarks .hypothesis .pytest_cache .mypy_cache .ruff_cache

@@ -31,13 +31,16 @@ def test_a_waiver_holds_on_its_last_day(load):
 
 @pytest.mark.parametrize("expires", ["2026-11-23", "1999-12-31"])
 def test_an_expired_waiver_is_refused_with_its_owner_and_reason(load, expires):
-    text = rf"waivers.toml: expired: coverage, waived by QA until {expires}: known\n  required: a date from 2026-11-24 on"
+    text = (
+        rf"waivers.toml: expired: coverage, waived by QA until {expires}: known\n  required: a date from 2026-11-24 on"
+    )
     with pytest.raises(UsageError, match=text):
         load(table(expires=expires))
 
 
 @pytest.mark.parametrize(
-    "changes", [{"clause": '"coverag"'}, {"clause": '"om_contract"'}, {"batch": 8}, {"clause": '"dataset_pins"', "batch": 1}]
+    "changes",
+    [{"clause": '"coverag"'}, {"clause": '"om_contract"'}, {"batch": 8}, {"clause": '"dataset_pins"', "batch": 1}],
 )
 def test_a_waiver_of_what_the_run_does_not_measure_is_refused(load, changes):
     with pytest.raises(UsageError, match=r"waivers.toml: for nothing that this run measures: \w+.* waived by QA"):
@@ -48,7 +51,9 @@ def test_a_waiver_of_what_the_run_does_not_measure_is_refused(load, changes):
 def test_two_waivers_of_one_clause_and_batch_size_are_refused(load, second):
     with pytest.raises(UsageError, match=r"--waivers=.*waivers.toml: one of several for the same: coverage"):
         load(table(**second) + table())
-    with pytest.raises(UsageError, match=r"one of several for the same: coverage.*, waived by .*\n  required: one for a clause"):
+    with pytest.raises(
+        UsageError, match=r"one of several for the same: coverage.*, waived by .*\n  required: one for a clause"
+    ):
         load(table() + table(**second))
 
 
@@ -67,7 +72,10 @@ def test_batch_sizes_may_have_waivers_of_their_own(load):
         ("a = " + "[" * 100_000, "waivers.toml: "),
         (table() + "until = 2027-01-01\n", r"waiver.0.until: Extra inputs are not permitted"),
         ("version = 1\n" + table(), "version: Extra inputs are not permitted"),
-        *((table(**{key: None}), f"waiver.0.{key}: Field required") for key in ("clause", "reason", "owner", "expires")),
+        *(
+            (table(**{key: None}), f"waiver.0.{key}: Field required")
+            for key in ("clause", "reason", "owner", "expires")
+        ),
         *((table(**{key: '""'}), f"waiver.0.{key}: String should have") for key in ("clause", "reason", "owner")),
         (table(expires='"soon"'), "waiver.0.expires: Input should be a valid date"),
         (table(expires="2026-02-30"), "waivers.toml: "),

@@ -8,10 +8,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from support.errors import UsageError
-from support.spec import PositiveInt, Text
+from support.spec import Text
 from support.verdict import ClauseVerdict
 
 if sys.version_info >= (3, 11):
@@ -23,6 +23,13 @@ __all__ = ["Waiver", "load_waivers", "waive"]
 
 #: Bytes of a file we agree to read; one waiver takes about 200.
 MAX_BYTES = 2**20
+
+
+def _not_a_number(value: object) -> object:
+    # It would be taken for seconds since 1970.
+    if isinstance(value, (int, float)):
+        raise ValueError("Input should be a valid date")
+    return value
 
 
 class Waiver(BaseModel):
@@ -44,10 +51,11 @@ class Waiver(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     clause: Text
-    batch: PositiveInt | None = None
+    # Strictly a number: true would be taken for 1.
+    batch: Annotated[int, Field(gt=0, strict=True)] | None = None
     reason: Text
     owner: Text
-    expires: dt.date
+    expires: Annotated[dt.date, BeforeValidator(_not_a_number)]
 
     def covers(self, clause: str, batch: int | None) -> bool:
         """Whether it is for a clause at a batch size."""
@@ -87,7 +95,9 @@ def load_waivers(path: Path, required: Collection[tuple[str, int | None]], today
     for place, waiver in enumerate(waivers):
         _check(path, waiver, required, today)
         if any(waiver.covers(other.clause, other.batch) for other in (*waivers[:place], *waivers[place + 1 :])):
-            raise UsageError(f"{path}: several waivers of {waiver.clause}", required="one for a clause and batch size")
+            raise UsageError(
+                f"--waivers={path}: one of several for the same: {waiver}", required="one for a clause and batch size"
+            )
     return waivers
 
 

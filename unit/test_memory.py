@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from support.errors import NoDataError, ToolError
-from support.memory import remembered
+from support.memory import recalled, remembered
 
 
 class Machine:
@@ -101,3 +101,21 @@ def test_a_failure_that_is_raised_again_does_not_collect_tracebacks(machine):
             machine.missing("checkpoint")
         depths.append(len(caught.traceback))
     assert len(set(depths[1:])) == 1
+
+
+def test_what_was_computed_is_recalled_without_computing(machine):
+    assert recalled(machine, "double", 3) is None
+    machine.double(3)
+    assert recalled(machine, "double", 3) == 6
+    assert recalled(machine, "double", 4) is None
+    assert machine.calls == [3]
+
+
+def test_a_failure_is_recalled_as_nothing(machine):
+    with pytest.raises(NoDataError):
+        machine.missing("checkpoint")
+    assert recalled(machine, "missing", "checkpoint") is None
+
+
+def test_nobody_recalls_nothing():
+    assert recalled(None, "double", 3) is None

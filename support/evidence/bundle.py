@@ -23,7 +23,8 @@ from support.evidence.truth import load_truth, save_truth
 __all__ = ["Bundle", "read_bundle", "require_replaceable", "write_bundle"]
 
 #: What may lie in the folder of a bundle, so that only bundles are ever replaced.
-KNOWN = frozenset({EVIDENCE, SEAL, SIGNATURE, "detections", TRUTH, "pictures", "report.html", "report.md"})
+PAGES = frozenset({"report.html", "report.md"})
+KNOWN = PAGES | {EVIDENCE, SEAL, SIGNATURE, "detections", TRUTH, "pictures"}
 _NAMES = TypeAdapter(list[BundleName])
 
 
@@ -122,11 +123,13 @@ def require_replaceable(folder: Path) -> None:
     Raises
     ------
     UsageError
-        If there is a file of this name, or a folder that holds other things than a bundle.
+        If there is a file of this name, or a folder that holds other things than a bundle or pages about some.
     """
     if not folder.exists():
         return
-    others = sorted({path.name for path in folder.iterdir()} - KNOWN) if folder.is_dir() else [folder.name]
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    # Without evidence, "pictures" may be anybody's.
+    others = sorted(found - (KNOWN if EVIDENCE in found else PAGES))
     if others:
         raise UsageError(f"{folder} holds other files: {', '.join(others[:3])}", required="a new or an empty folder")
 
@@ -171,9 +174,15 @@ def _place(folder: Path, name: str) -> Path:
 def _publish(partial: Path, folder: Path) -> None:
     # An earlier bundle steps aside until the new one is in place.
     earlier = folder.with_name(f"{partial.name}.earlier")
-    if folder.exists():
-        folder.rename(earlier)
-    partial.rename(folder)
+    if not folder.exists():
+        partial.rename(folder)
+        return
+    folder.rename(earlier)
+    try:
+        partial.rename(folder)
+    except BaseException:
+        earlier.rename(folder)
+        raise
     shutil.rmtree(earlier, ignore_errors=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from support.artifacts import disk_error
@@ -51,6 +52,9 @@ def write_verdict_pages(folder: Path, bundles: Sequence[Bundle], verdict: Releas
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, joined_page(bundles, verdict))
     except OSError as error:
+        for name in (HTML, MARKDOWN):  # half a page
+            with suppress(OSError):
+                (folder / name).unlink(missing_ok=True)
         raise disk_error(error, "writing the report", folder) from error
 
 

@@ -82,8 +82,9 @@ def _explanations(clauses: Sequence[ClauseVerdict]) -> Iterator[tuple[str, str]]
     causes: dict[tuple[str, str], list[str]] = {}
     for clause in clauses:
         if clause.word == "undetermined" and not clause.informative:
-            # The findings of a measured clause are no cause of its being partial.
-            cause = "" if clause.readings else "\n".join(clause.findings[:5])
+            # The findings of a measured clause are no cause of its being partial, but tell who waived it.
+            told = not clause.readings or clause.reason == "waived"
+            cause = "\n".join(clause.findings[:5]) if told else ""
             causes.setdefault((clause.reason, cause), []).append(clause.clause)
     for (reason, cause), names in causes.items():
         lines = [f"undetermined  {reason}: {', '.join(dict.fromkeys(names))}", *cause.splitlines()]

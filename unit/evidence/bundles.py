@@ -98,9 +98,11 @@ def the_spec(images=IMAGES, **changes):
 class World:
     """A run as one might have been, and the evidence of it."""
 
-    def __init__(self, chip="cpu", *, spec=None, images=IMAGES, seconds=0.02, simulation="", seed=0, mode="om"):
+    def __init__(
+        self, chip="cpu", *, spec=None, images=IMAGES, seconds=0.02, simulation="", seed=0, mode="om", ground=None
+    ):
         self.chip, self.spec, self.simulation, self.mode = chip, spec or the_spec(images), simulation, mode
-        self.truth = truth(images)
+        self.truth = ground or truth(images)
         self.passes = {batch: found(self.truth, seed) for batch in self.spec.batch_sizes}
         self.reference = found(self.truth, seed)
         timer, copies = TIMERS[chip]

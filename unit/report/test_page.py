@@ -3,7 +3,7 @@ import shlex
 
 import pytest
 
-from support.report.page import page_of, worst_pictures
+from support.report.page import joined_page, page_of, worst_pictures
 from support.report.pictures import picture_name
 from unit.report.conftest import rows_of
 
@@ -91,3 +91,26 @@ def test_commands_can_be_pasted_into_a_shell(bundle_of, document, argument):
     asked = document.asked.model_copy(update={"argv": ("-m", argument)})
     early = changed(document, asked=asked, truth=None, passes={}, reference=None)
     assert shlex.split(page_of(bundle_of(early)).commands[1]) == ["pytest", "-m", argument]
+
+
+def of_chip(bundle_of, document, chip):
+    asked = document.asked.model_copy(update={"chip": chip, "device": chip, "argv": (f"--chip={chip}",)})
+    environment = document.environment.model_copy(update={"chip": chip, "cpu": f"host of the {chip}"})
+    return bundle_of(changed(document, asked=asked, environment=environment))
+
+
+def test_a_page_of_several_hosts_shows_the_verdict_over_all_and_the_drawings_of_the_310p(bundle_of, document):
+    bundles = [of_chip(bundle_of, document, chip) for chip in ("310", "310P3", "T4")]
+    verdict = changed(document.release, subject="shapes_d0 on 310 + 310P3 + T4", scope="replay")
+    page = joined_page(bundles, verdict)
+    assert page.document.release == verdict
+    assert page.document.asked.chip == "310P3"
+    told = " ".join(str(table.rows) for table in page.facts)
+    assert [chip for chip in ("310", "310P3", "T4") if f"host of the {chip}, " not in told] == []
+    assert {f"pytest --chip={chip}" for chip in ("310", "310P3", "T4")} <= set(page.commands)
+    assert bundles[1].document.release == document.release
+
+
+def test_without_a_310p_the_first_host_is_drawn(bundle_of, document):
+    bundles = [of_chip(bundle_of, document, chip) for chip in ("T4", "310")]
+    assert joined_page(bundles, document.release).document.asked.chip == "T4"

@@ -147,7 +147,8 @@ class _Measured:
         for batch in self.batches:
             stages = [recalled(self.run.built, stage, batch) for stage in ("raw", "simplified", "modified")]
             deployed = [recalled(self.run, name, batch) for name in ("deployed_onnx", "model")]
-            found = {artifact.sha256: artifact for artifact in (*stages, *deployed) if artifact is not None}
+            # A stage that changes nothing gives the same bytes, and is a step of its own all the same.
+            found = {(each.kind, each.sha256): each for each in (*stages, *deployed) if each is not None}
             yield from ((batch, artifact) for artifact in found.values())
 
     @property

@@ -20,7 +20,7 @@ from support.verdict import EXIT_STATUS
 yaml = pytest.importorskip("ruamel.yaml", reason="ruamel.yaml is not installed: it comes with the extra dev")
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-FOLDER = CHECKOUT / "ci"
+FOLDER = CHECKOUT / ".ci"
 GITHUB, GITLAB = "github-actions.yml", "gitlab-ci.yml"
 RECIPES = {name: (FOLDER / name).read_text(encoding="utf-8") for name in (GITHUB, GITLAB)}
 
@@ -58,7 +58,7 @@ class Job:
 
     @property
     def gates(self):
-        return [shlex.split(line) for line in self.lines if line.startswith("ci/judge ")]
+        return [shlex.split(line) for line in self.lines if line.startswith(".ci/judge ")]
 
 
 def loaded(text):
@@ -154,7 +154,7 @@ def problems_of_job(recipe, job, knows):
     extras = {name for names in re.findall(r"\.\[([^]]*)\]", "\n".join(job.lines)) for name in names.split(",")}
     yield from (f"unknown extra {name!r}" for name in sorted(extras - EXTRAS.keys()))
     if "pytest" in job.script and job.script.count("pytest") != len(job.gates):
-        yield "pytest without ci/judge"
+        yield "pytest without .ci/judge"
     if job.gates and not job.keeps_report:
         yield "no report is kept"
     for gate in job.gates:
@@ -212,9 +212,9 @@ ANYWHERE = [
     ("--report-dir=reports/kit", "--report-folder=reports/kit", "unknown option --report-folder"),
     ("--chip=cpu", "--chip=410", "unknown chip 410"),
     ("--spec=shapes_d0", "--spec=shapes_d9", "shapes_d9"),
-    ("ci/judge reports/kit .venv", ".venv", "pytest without ci/judge"),
-    ("ci/judge reports/kit", "ci/judge reports/another", "the report is not in reports/another"),
-    ("ci/judge reports/kit .venv/bin/pytest", "ci/judge reports/kit echo pytest", "runs echo"),
+    (".ci/judge reports/kit .venv", ".venv", "pytest without .ci/judge"),
+    (".ci/judge reports/kit", ".ci/judge reports/another", "the report is not in reports/another"),
+    (".ci/judge reports/kit .venv/bin/pytest", ".ci/judge reports/kit echo pytest", "runs echo"),
     ("reports/kit.xml", "reports/kit/junit.xml", "JUnit is not beside the bundle"),
     ("--junitxml=reports/joined.xml", "--junitxml=reports/joined.xml || true", "joined: forgiving: ||"),
     ("make test", "make test || true", "tests: forgiving: ||"),
@@ -394,8 +394,8 @@ HOSTILE = "$(touch owned) `touch owned`; touch owned '\" *"
 
 @pytest.fixture
 def checkout(tmp_path):
-    (tmp_path / "ci").mkdir()
-    shutil.copy(FOLDER / "judge", tmp_path / "ci")
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(FOLDER / "judge", tmp_path / ".ci")
     (tmp_path / ".venv/bin").mkdir(parents=True)
     for name, text in {"pytest": PYTEST, "python": "#!/bin/sh\n"}.items():
         (tmp_path / ".venv/bin" / name).write_text(text)
@@ -471,7 +471,7 @@ def test_a_job_whose_pytest_cannot_be_started_is_red(checkout):
 
 
 def test_a_judge_without_a_command_is_a_usage_error(checkout):
-    assert finished("ci/judge", "reports/kit", cwd=checkout).returncode == pytest.ExitCode.USAGE_ERROR
+    assert finished(".ci/judge", "reports/kit", cwd=checkout).returncode == pytest.ExitCode.USAGE_ERROR
 
 
 DEVICES = [(recipe, job) for recipe, job in GATES if job.on_device]

@@ -35,7 +35,7 @@ class Roots:
     Parameters
     ----------
     folders : mapping of str to Path
-        For example ``{"checkout": Path("/work/suite")}``; a path below it becomes ``{checkout}/…``.
+        For example ``{"checkout": Path("/srv/suite")}``; a path below it becomes ``{checkout}/…``.
     home : Path, optional
         Home folder of the user, which is told as ``{elsewhere}``.
     words : mapping of str to str

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from support.backends.base import runtime_failure
-from support.errors import ToolError
+from support.errors import SuiteError, ToolError
 from support.localiser.graph import GOLDEN, boundaries, cut_at, exposing, of_one_image, sources
 from support.localiser.network import IMAGE, Network
 from support.localiser.record import BlockError, BlockSearch
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["search", "search_in_half_precision"]
 
-#: Blocks that read something else than in the network, as a part of all. A wrong connection concerns one or two; more
-#: mean that operators were reordered, and then no block can be told from another.
-MOST_MISREADING = 0.1
+#: Blocks that may read something else than in the network. A wrong connection concerns one or two; more mean that
+#: operators were reordered, and then no block can be told from another.
+MOST_MISREADING = 2
 
 
 def search(model: onnx.ModelProto, network: Network) -> BlockSearch:
@@ -109,7 +109,7 @@ def _wiring(model: onnx.ModelProto, names: Sequence[str], network: Network) -> l
         for block, reads in zip(network.blocks, found, strict=True)
     ]
     wrong = sum(map(bool, texts))
-    if wrong > MOST_MISREADING * len(texts):
+    if wrong > MOST_MISREADING:
         raise ToolError(
             f"the blocks of the graph cannot be told: {wrong} of {len(texts)} read others than in the network",
             required="operators in the order in which the network calls them",
@@ -143,6 +143,8 @@ class _Session:
         taken = {name: tensor for name, tensor in given.items() if name in self._inputs}
         try:
             arrays: list[NDArray[np.float32]] = self._session.run(list(names), taken)
+        except SuiteError:  # the alarm of a deadline
+            raise
         except Exception as error:  # as above
             raise runtime_failure("ONNX Runtime running the blocks", error) from error
         return arrays

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from support.errors import ContractViolationError
 from support.graph_contract import constants
-from support.localiser.network import IMAGE, Anchor, Network
+from support.localiser.network import IMAGE, Anchor, Block, Network
 from support.onnx_files import input_shapes
 
 if TYPE_CHECKING:
@@ -42,26 +42,17 @@ def boundaries(model: onnx.ModelProto, network: Network) -> tuple[str, ...]:
     Raises
     ------
     ContractViolationError
-        Naming the first operator that is not the network's and its block, or two blocks with the same output.
+        Naming the first operator that is not the network's, and its block.
     """
     graph = _Graph(model)
     _require_same_anchors(graph.anchors, network)
-    names = tuple(
-        graph.output(graph.nodes[block.last]) if block.reader is None else graph.input(graph.nodes[block.reader])
-        for block in network.blocks
-    )
-    for (one, other), block in zip(itertools.pairwise(names), network.blocks[1:], strict=True):
-        if one == other or not one:
-            raise ContractViolationError(f"{block.title} of the graph computes nothing", required="an output of its own")
-    if len(set(names)) < len(names):
-        raise ContractViolationError("two blocks of the graph have the same output", required="one of their own")
-    return names
+    return tuple(graph.output(block) for block in network.blocks)
 
 
 def _require_same_anchors(found: Sequence[tuple[str, tuple[int, ...]]], network: Network) -> None:
     wanted: list[Anchor | None] = [*network.anchors]
     for place, (ours, theirs) in enumerate(itertools.zip_longest(wanted, found)):
-        here = None if theirs is None else Anchor(*theirs, block=IMAGE)
+        here = None if theirs is None else Anchor(theirs[0], theirs[1], IMAGE)
         if ours is None:
             raise ContractViolationError(f"the graph goes on after the network ends: {here}", required="nothing more")
         if here is None or (here.kind, here.shape) != (ours.kind, ours.shape):
@@ -97,20 +88,38 @@ class _Graph:
             name = self._producers[name].input[0]
         return self._constants[name].dims if name in self._constants else ()
 
-    def input(self, node: onnx.NodeProto) -> str:
-        """Name of the tensor an anchor takes, before its padding."""
-        name = str(node.input[0])
+    def output(self, block: Block) -> str:
+        """Name of the tensor a block gives: what its reader takes, unless that comes from elsewhere."""
+        own = self.nodes[block.last]
+        if block.reader is not None:
+            taken = self._before_padding(self.nodes[block.reader].input[0])
+            if own.output[0] in self._nearest_anchors(taken):
+                return taken
+        return self._after_norm(own.output[0])
+
+    def _before_padding(self, name: str) -> str:
         while name in self._producers and self._producers[name].op_type == "Pad":
-            name = str(self._producers[name].input[0])
+            name = self._producers[name].input[0]
         return name
 
-    def output(self, node: onnx.NodeProto) -> str:
-        """Name of the tensor an anchor gives, after its batch norm."""
-        name = str(node.output[0])
+    def _after_norm(self, name: str) -> str:
         readers = self._readers.get(name, [])
-        if len(readers) == 1 and readers[0].op_type == "BatchNormalization":
-            return str(readers[0].output[0])
-        return name
+        norm = len(readers) == 1 and readers[0].op_type == "BatchNormalization"
+        return str(readers[0].output[0]) if norm else name
+
+    def _nearest_anchors(self, name: str) -> set[str]:
+        """Name the outputs of the anchors from which a tensor is computed by other operators alone."""
+        found, pending, seen = set[str](), [name], set[str]()
+        while pending:
+            here = pending.pop()
+            if here in seen or here not in self._producers:
+                continue
+            seen.add(here)
+            if self._producers[here].op_type in KINDS:
+                found.add(here)
+            else:
+                pending += self._producers[here].input
+        return found
 
 
 def sources(model: onnx.ModelProto, names: Sequence[str]) -> tuple[frozenset[int], ...]:
@@ -188,8 +197,9 @@ def of_one_image(model: onnx.ModelProto) -> onnx.ModelProto:
         if value.name not in {tensor.name for tensor in copy.graph.initializer}:
             value.type.tensor_type.shape.dim[0].dim_value = 1
     # Of the other operators none states the batch: they take it from what they read.
+    known = constants(copy)
     sizes = {node.input[3] for node in copy.graph.node if node.op_type == "Resize" and len(node.input) > 3}
-    for tensor in (constants(copy)[name] for name in sizes & constants(copy).keys()):
+    for tensor in (known[name] for name in sizes & known.keys()):
         values = numpy_helper.to_array(tensor).copy()
         values[0] = 1
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))

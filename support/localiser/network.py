@@ -161,7 +161,9 @@ class _Observer:
             self.anchors.append(Anchor(*found, block=len(self._closed)))
         if module in self._ends:
             titles = self._ends[module]
-            title = titles[self._calls[module] % len(titles)].format(level=(self._side // output.shape[-1]).bit_length() - 1)
+            title = titles[self._calls[module] % len(titles)].format(
+                level=(self._side // output.shape[-1]).bit_length() - 1
+            )
             self._calls[module] += 1
             self._keep(output, len(self._closed))
             # A copy: activations work in place.

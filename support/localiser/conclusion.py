@@ -1,0 +1,101 @@
+"""From what was measured to the one place to look at first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from support.localiser.heads import head_suspect
+from support.localiser.record import ROUNDING, BlockError, BlockSearch, HeadError, StageError
+
+__all__ = ["named", "suspect_of"]
+
+#: Blocks named in one sentence.
+SHOWN = 3
+HEAD = re.compile(r"(class|box) head (P\d+) (.+)")
+UNKNOWN = "not found: nothing that could be compared differs, and the notes tell what could not"
+
+
+def suspect_of(
+    stages: Sequence[StageError],
+    heads: Sequence[HeadError],
+    blocks: BlockSearch | None,
+    half_blocks: BlockSearch | None,
+    *,
+    departure: str = "",
+    group: str = "",
+) -> str:
+    """
+    Say where to look first.
+
+    A block that is wrong by itself comes first, since it explains the heads. If there is none, the cause lies outside
+    the graph: before it where its results differ all the same, behind it where they do not.
+
+    Parameters
+    ----------
+    stages, heads, blocks, half_blocks
+        As in `support.localiser.record.Localisation`; what is empty or None was not measured.
+    departure : str
+        Where the graph stops being the network, if it does.
+    group : str
+        The class, object size or orientation that loses most, if one does.
+    """
+    where = departure or _wrong_block(blocks)
+    red = next((stage.stage for stage in stages if stage.is_red), "")
+    if where:
+        return f"{f'stage {red}, ' if red else ''}{where}"
+    if blocks is not None:
+        return _outside(red or head_suspect(heads), bool(heads or stages), half_blocks, group)
+    parts = [f"stage {red}" if red else "", head_suspect(heads), group]
+    return ", ".join(part for part in parts if part) or UNKNOWN
+
+
+def _wrong_block(blocks: BlockSearch | None) -> str:
+    if blocks is None:
+        return ""
+    if blocks.standing_out:
+        worst = blocks.standing_out[0]
+        how = f"wrong by itself (relative error {worst.local:.2g})" + (f", {worst.wiring}" if worst.wiring else "")
+        return f"{named(blocks.standing_out)}: {how}"
+    median = float(np.median([error.local for error in blocks.errors]))
+    if median > ROUNDING:
+        return f"no single block: half of them are off by more than {median:.2g}, as from another precision or epsilon"
+    return ""
+
+
+def _outside(wrong: str, compared: bool, half_blocks: BlockSearch | None, group: str) -> str:
+    good = "every block of the deployed ONNX is right by itself"
+    if not compared:
+        return f"not the graph: {good}; the outputs of the candidate could not be compared"
+    if not wrong:
+        behind = "behind the network: its outputs on the golden images are right"
+        return f"{behind}; look at {f'{group}, ' if group else ''}decoding, categories, geometry and the worst images"
+    if half_blocks is None:
+        return f"runtime, batching or input, not the graph: {good}"
+    if half_blocks.standing_out:
+        return f"precision: {good} in float32, but in emulated half precision not {named(half_blocks.standing_out)}"
+    worst = half_blocks.worst
+    rounding = f"also in emulated half precision (largest {worst.local:.2g}, {worst.block})"
+    return f"the compilation or the device: {good}, {rounding}"
+
+
+def named(errors: Iterable[BlockError]) -> str:
+    """
+    Name blocks, those of one part of a head at several levels once: the levels share its convolutions.
+
+    Examples
+    --------
+    >>> titles = ("box head P3 prediction", "stem", "box head P4 prediction")
+    >>> named(BlockError(block=title, local=1, chained=1) for title in titles)
+    'box head prediction (P3, P4), stem'
+    """
+    levels: dict[str, list[str]] = {}
+    for error in errors:
+        match = HEAD.fullmatch(error.block)
+        part, level = (f"{match[1]} head {match[3]}", [match[2]]) if match else (error.block, [])
+        levels.setdefault(part, []).extend(level)
+    titles = [f"{part} ({', '.join(sorted(found))})" if found else part for part, found in levels.items()]
+    rest = len(titles) - SHOWN
+    return ", ".join([*titles[:SHOWN], *([f"{rest} more"] if rest > 0 else [])])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from support.backends.base import runtime_failure
 from support.errors import SuiteError, ToolError
-from support.localiser.graph import GOLDEN, boundaries, cut_at, exposing, of_one_image, sources
+from support.localiser.graph import GOLDEN, boundaries, cut_at, exposing, of_one_image, sources, undo_pad_edit
 from support.localiser.network import IMAGE, Network
 from support.localiser.record import BlockError, BlockSearch
 from support.onnx_files import input_shapes
@@ -32,7 +32,8 @@ def search(model: onnx.ModelProto, network: Network) -> BlockSearch:
     """
     Run every block of a graph on what the network gives the block, and in the chain of all blocks.
 
-    An error that a block makes itself is there in both; one that it inherits is there in the chain alone.
+    An error that a block makes itself is there in both; one that it inherits is there in the chain alone. Pads that the
+    modify stage let fill with 0 fill with -inf again, since that edit is judged by itself.
 
     Parameters
     ----------
@@ -85,7 +86,9 @@ def _search(
 ) -> BlockSearch:
     names = boundaries(model, network)
     wiring = _wiring(model, names, network)
-    graph = change(of_one_image(model))
+    graph = of_one_image(model)
+    pads = undo_pad_edit(graph)
+    graph = change(graph)
     shapes = [(1, *block.output.shape[1:]) for block in network.blocks]
     alone, chain = _Session(cut_at(graph, names, shapes)), _Session(exposing(graph, names))
     local, chained = np.zeros(len(names)), np.zeros(len(names))
@@ -98,7 +101,7 @@ def _search(
     titles = [block.title for block in network.blocks]
     rows = zip(titles, local.tolist(), chained.tolist(), wiring, strict=True)
     errors = tuple(BlockError(block=block, local=own, chained=all_, wiring=text) for block, own, all_, text in rows)
-    return BlockSearch(method=method, images=len(network.images), errors=errors)
+    return BlockSearch(method=method, images=len(network.images), pads_undone=pads, errors=errors)
 
 
 def _wiring(model: onnx.ModelProto, names: Sequence[str], network: Network) -> list[str]:

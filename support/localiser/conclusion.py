@@ -47,7 +47,9 @@ def suspect_of(
     if where:
         return f"{f'stage {red}, ' if red else ''}{where}"
     if blocks is not None:
-        return _outside(red or head_suspect(heads), bool(heads or stages), half_blocks, group)
+        if not (red or head_suspect(heads)) and (heads or stages):
+            return _behind(f"the edit of {blocks.pads_undone} Pads" if blocks.pads_undone else "", group)
+        return _around(bool(heads or stages), half_blocks)
     parts = [f"stage {red}" if red else "", head_suspect(heads), group]
     return ", ".join(part for part in parts if part) or UNKNOWN
 
@@ -65,13 +67,17 @@ def _wrong_block(blocks: BlockSearch | None) -> str:
     return ""
 
 
-def _outside(wrong: str, compared: bool, half_blocks: BlockSearch | None, group: str) -> str:
+def _behind(*suspects: str) -> str:
+    places = [*filter(None, suspects), "decoding", "categories", "geometry"]
+    return (
+        f"behind the network, whose outputs on the golden images are right: {', '.join(places)}; see the worst images"
+    )
+
+
+def _around(compared: bool, half_blocks: BlockSearch | None) -> str:
     good = "every block of the deployed ONNX is right by itself"
     if not compared:
         return f"not the graph: {good}; the outputs of the candidate could not be compared"
-    if not wrong:
-        behind = "behind the network: its outputs on the golden images are right"
-        return f"{behind}; look at {f'{group}, ' if group else ''}decoding, categories, geometry and the worst images"
     if half_blocks is None:
         return f"runtime, batching or input, not the graph: {good}"
     if half_blocks.standing_out:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,12 @@ from support.errors import ContractViolationError
 from support.graph_contract import constants
 from support.localiser.network import IMAGE, Anchor, Block, Network
 from support.onnx_files import input_shapes
+from support.pads import pad_fills
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["boundaries", "cut_at", "exposing", "of_one_image", "sources"]
+__all__ = ["boundaries", "cut_at", "exposing", "of_one_image", "sources", "undo_pad_edit"]
 
 GOLDEN = "golden:"
 KINDS = ("Conv", "MaxPool")
@@ -204,3 +206,20 @@ def of_one_image(model: onnx.ModelProto) -> onnx.ModelProto:
         values[0] = 1
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     return copy
+
+
+def undo_pad_edit(model: onnx.ModelProto) -> int:
+    """
+    Let the Pads before max-poolings that fill with 0 fill with -inf, in place; returns how many did.
+
+    Their edit is a step of its own with limits of its own, and changes most blocks of the BiFPN: it would hide others.
+    """
+    from onnx import TensorProto, helper
+
+    pooled = {node.input[0] for node in model.graph.node if node.op_type == "MaxPool"}
+    edited = [pad.node for pad in pad_fills(model) if pad.node.output[0] in pooled and pad.value == 0]
+    for node in edited:
+        lowest = helper.make_tensor(f"{node.output[0]}:lowest", TensorProto.FLOAT, (), [-math.inf])
+        model.graph.initializer.append(lowest)
+        node.input[2:] = [lowest.name]
+    return len(edited)

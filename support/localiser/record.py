@@ -74,11 +74,13 @@ class BlockSearch(_Record):
     """
     Every block of one graph beside the network's, in their order.
 
-    `method` says what was computed how, `images` on how many images.
+    `method` says what was computed how, `images` on how many images; `pads_undone` is how many Pads were filled with
+    -inf again for it.
     """
 
     method: str
     images: int
+    pads_undone: int = 0
     errors: tuple[BlockError, ...]
 
     @property

@@ -47,7 +47,8 @@ def _stage(stage: StageError) -> str:
 
 
 def _blocks(search: BlockSearch) -> Iterator[str]:
-    yield f"  blocks of {search.method}, {search.images} images, relative errors:"
+    pads = f", {search.pads_undone} Pads with -inf again" if search.pads_undone else ""
+    yield f"  blocks of {search.method}, {search.images} images{pads}, relative errors:"
     standing = search.standing_out
     for error in standing[:SHOWN]:
         wiring = f", {error.wiring}" if error.wiring else ""

@@ -3,10 +3,12 @@ import pytest
 from onnx import numpy_helper
 
 from support.errors import ContractViolationError, ToolError
+from support.graph_contract import constants
 from support.localiser.blocks import search, search_in_half_precision
 from support.localiser.conclusion import named
 from support.localiser.record import ROUNDING
 from support.spec import load_spec
+from support.stages.modified_onnx import zero_pads
 from unit.localiser.faults import FAULTS, node_of, weights
 
 ATC = load_spec("shapes_d0").atc
@@ -66,6 +68,18 @@ def test_names_are_not_needed(graph, network):
         value.name = numbers.get(value.name, value.name)
     assert named(search(graph, network).standing_out) == "BiFPN cell 1 node 2 (P4)"
     assert search_in_half_precision(graph, network, ATC).worst.block == "BiFPN cell 1 node 2 (P4)"
+
+
+def test_the_edit_of_the_pads_is_left_out(raw, network):
+    model = type(raw)()
+    model.CopyFrom(raw)
+    assert len(zero_pads(model)) == 14
+    found = search(model, network)
+    assert (found.pads_undone, found.standing_out) == (14, ())
+    pad = node_of(model, "/fpn/cell/cell.1/fnode.5/combine/resample.9/downsample/Pad")
+    constants(model)[pad.input[2]].float_data[:] = [3.0]
+    found = search(model, network)
+    assert (found.pads_undone, named(found.standing_out)) == (13, "BiFPN cell 1 node 5 (P5)")
 
 
 # Thrice the operators: it computes shapes from data, pads before it convolves, and keeps fusion weights as exported.

@@ -57,7 +57,7 @@ def head_suspect(heads: Sequence[HeadError]) -> str:
     every = {head.level for head in heads}
     wrong = {kind: {head.level for head in heads if head.kind == kind and head.is_red} for kind in ("class", "box")}
     both, either = wrong["class"] & wrong["box"], wrong["class"] | wrong["box"]
-    if both == every:
+    if both and both == every:
         return "before the heads, which differ at every level: input, backbone or BiFPN"
     if both and both == either:
         return f"what both heads read at {_levels(both)}: the last cell of the BiFPN there, or what only it reads"

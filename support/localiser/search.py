@@ -76,6 +76,7 @@ class _Search:
         self._batch = min(sizes, default=run.options.batches(run.spec)[0])
         self._knows_ladder = any(clause.clause == "stage_ap" and clause.readings for clause in release.clauses)
         self._start, self._seconds = time.monotonic(), seconds
+        self._stages: list[StageError] = []
         self._notes: list[str] = []
         self._departure = ""
 
@@ -83,14 +84,14 @@ class _Search:
         """Do everything."""
         guard = self._part("classes and sizes", self._guard, None)
         self._images: Sequence[SuspectImage] = self._part("worst images", self._worst_images, ())
-        stages = self._part("stages", self._stages, ())
+        self._part("stages", self._compare_stages, None)
         heads = self._part("heads", self._heads, ())
         in_float, in_half = self._part("blocks", self._blocks, None), None
         if in_float is not None and self._run.precision == "mixed":
             in_half = self._part("blocks in half precision", self._half_blocks, None)
         return Localisation(
             suspect=suspect_of(
-                stages,
+                self._stages,
                 heads,
                 in_float,
                 in_half,
@@ -99,7 +100,7 @@ class _Search:
             ),
             red=tuple(clause.label for clause in self._red),
             batch=self._batch,
-            stages=tuple(stages),
+            stages=tuple(self._stages),
             heads=tuple(heads),
             blocks=in_float,
             half_blocks=in_half,
@@ -142,10 +143,12 @@ class _Search:
         )
         return tuple(SuspectImage(image_id=it.image_id, difference=it.difference, missed=it.missed) for it in found)
 
-    def _stages(self) -> tuple[StageError, ...]:
+    def _compare_stages(self) -> None:
         # The ladder takes a pass for each stage, so it is only used where its clause has been measured.
         ladder: Mapping[str, float] = self._results.ladder if self._knows_ladder else {}
-        return stage_errors(self._run, self._results, self._batch, ladder)
+        # Those before one that cannot be compared count.
+        for stage in stage_errors(self._run, self._results, self._batch, ladder):
+            self._stages.append(stage)
 
     def _heads(self) -> tuple[HeadError, ...]:
         candidate = self._run.candidate(self._batch).golden

@@ -16,9 +16,9 @@ from support.spec import AcceptanceSpec
 __all__ = ["candidate_limits", "stage_errors"]
 
 
-def stage_errors(run: Run, results: Results, batch: int, ap: Mapping[str, float]) -> tuple[StageError, ...]:
+def stage_errors(run: Run, results: Results, batch: int, ap: Mapping[str, float]) -> Iterator[StageError]:
     """
-    Compare the heads of the golden images from stage to stage with the checkpoint's.
+    Compare the heads of the golden images from stage to stage with the checkpoint's, one after the other.
 
     Parameters
     ----------
@@ -31,17 +31,16 @@ def stage_errors(run: Run, results: Results, batch: int, ap: Mapping[str, float]
     ap : mapping of str to float
         AP in points of the stages for which it is known.
     """
-    return tuple(
-        StageError(
+    for stage, heads, (logit_limit, box_limit) in _rungs(run, batch):
+        distance = tensor_distance(results.golden, heads)
+        yield StageError(
             stage=stage,
-            logit_error=(distance := tensor_distance(results.golden, heads)).logit_error,
+            logit_error=distance.logit_error,
             box_error=distance.box_error,
-            logit_limit=limits[0],
-            box_limit=limits[1],
+            logit_limit=logit_limit,
+            box_limit=box_limit,
             ap=ap.get(stage),
         )
-        for stage, heads, limits in _rungs(run, batch)
-    )
 
 
 def _rungs(run: Run, batch: int) -> Iterator[tuple[str, Heads, tuple[float, float]]]:

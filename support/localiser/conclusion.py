@@ -44,14 +44,16 @@ def suspect_of(
     """
     where = departure or _wrong_block(blocks)
     red = next((stage.stage for stage in stages if stage.is_red), "")
+    # A candidate that no stage here made is no stage to be told from others.
+    stage = f"stage {red}, " if red and len(stages) > 1 else ""
     if where:
-        return f"{f'stage {red}, ' if red else ''}{where}"
+        return f"{stage}{where}"
     if blocks is not None:
         if not (red or head_suspect(heads)) and (heads or stages):
             return _behind(f"the edit of {blocks.pads_undone} Pads" if blocks.pads_undone else "", group)
         return _around(bool(heads or stages), half_blocks)
-    parts = [f"stage {red}" if red else "", head_suspect(heads), group]
-    return ", ".join(part for part in parts if part) or UNKNOWN
+    found = ", ".join(filter(None, (head_suspect(heads), group)))
+    return f"{stage}{found}" if found else UNKNOWN
 
 
 def _wrong_block(blocks: BlockSearch | None) -> str:

@@ -46,6 +46,10 @@ def test_a_wrong_block_comes_first_with_the_stage_it_came_in():
     assert found == "stage simplified, neck: wrong by itself (relative error 0.05)"
 
 
+def test_a_candidate_that_is_the_only_stage_is_not_told_from_others():
+    assert suspect_of(stages(candidate=2), heads(*ALL), blocks(neck=0.05), None).startswith("neck: wrong")
+
+
 def test_the_worst_of_several_wrong_blocks_comes_first():
     assert suspect_of((), (), blocks(stem=0.01, neck=math.inf), None).startswith("neck, stem: wrong by itself")
 
@@ -116,7 +120,8 @@ def test_a_right_graph_says_nothing_of_outputs_that_were_not_compared():
 )
 def test_heads_alone_tell_what_they_can(wrong, suspect):
     assert suspect_of((), heads(*wrong), None, None) == suspect
-    assert suspect_of(stages(candidate=1), heads(*wrong), None, None) == f"stage candidate, {suspect}"
+    found = suspect_of(stages(raw=0, modified=1, candidate=1), heads(*wrong), None, None)
+    assert found == f"stage modified, {suspect}"
 
 
 def test_nothing_found_is_said():

@@ -67,7 +67,7 @@ def start(store, small, tmp_path):
 def test_a_red_candidate_is_searched_down_to_its_block(start, graph):
     FAULTS["class head repeat 1 (P5)"](graph)
     found = localise(*start(graph), verdict(red("accuracy_guide_drop", 16), red("stage_ap", None), red()))
-    assert found.suspect.startswith("stage candidate, class head repeat 1 (P5): wrong by itself (relative error ")
+    assert found.suspect.startswith("class head repeat 1 (P5): wrong by itself (relative error ")
     assert found.red == ("accuracy_guide_drop[bs16]", "stage_ap", "stage_tensors[bs4]")
     assert found.batch == BATCH
     assert [(head.kind, head.level) for head in found.heads if head.is_red] == [("class", 5)]
@@ -104,7 +104,7 @@ def test_without_a_checkpoint_the_heads_tell_what_they_can(start, graph, clean, 
     (bundle / "reference.json").write_text(recorded.reference.facts.model_copy(update=digests).model_dump_json())
     FAULTS["box head prediction (P3, P4, P5, P6, P7)"](graph)
     found = localise(*start(graph, checkpoint=tmp_path / "nowhere.pth", reference=bundle), verdict(red()))
-    assert found.suspect.startswith("stage candidate, the box head at every level")
+    assert found.suspect.startswith("the box head at every level")
     assert found.blocks is None
     assert found.notes[0].startswith("blocks: ")
     assert "nowhere.pth" in found.notes[0]

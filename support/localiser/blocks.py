@@ -88,20 +88,27 @@ def _search(
     wiring = _wiring(model, names, network)
     graph = of_one_image(model)
     pads = undo_pad_edit(graph)
-    graph = change(graph)
-    shapes = [(1, *block.output.shape[1:]) for block in network.blocks]
-    alone, chain = _Session(cut_at(graph, names, shapes)), _Session(exposing(graph, names))
-    local, chained = np.zeros(len(names)), np.zeros(len(names))
+    local, chained = _compare(change(graph), names, network)
+    rows = zip(network.blocks, local, chained, wiring, strict=True)
+    errors = tuple(
+        BlockError(block=block.title, local=own, chained=both, wiring=text) for block, own, both, text in rows
+    )
+    return BlockSearch(method=method, images=len(network.images), pads_undone=pads, errors=errors)
+
+
+def _compare(graph: onnx.ModelProto, names: Sequence[str], network: Network) -> tuple[list[float], list[float]]:
+    """Give the greatest error of every block over all images: by itself, and in the chain."""
+    (pixels,) = input_shapes(graph)
+    cut = cut_at(graph, names, [(1, *block.output.shape[1:]) for block in network.blocks])
+    alone, chain = _Session(cut), _Session(exposing(graph, names))
+    errors = np.zeros((2, len(names)))
     for row, image in enumerate(network.images):
         golden = [block.output[row : row + 1] for block in network.blocks]
-        given = {next(iter(input_shapes(model))): image[None]}
-        given |= {GOLDEN + name: tensor for name, tensor in zip(names, golden, strict=True)}
-        local = np.maximum(local, _errors(golden, alone.run(names, given)))
-        chained = np.maximum(chained, _errors(golden, chain.run(names, given)))
-    titles = [block.title for block in network.blocks]
-    rows = zip(titles, local.tolist(), chained.tolist(), wiring, strict=True)
-    errors = tuple(BlockError(block=block, local=own, chained=all_, wiring=text) for block, own, all_, text in rows)
-    return BlockSearch(method=method, images=len(network.images), pads_undone=pads, errors=errors)
+        given = {GOLDEN + name: tensor for name, tensor in zip(names, golden, strict=True)} | {pixels: image[None]}
+        found = [_errors(golden, session.run(names, given)) for session in (alone, chain)]
+        errors = np.maximum(errors, found)
+    local, chained = errors.tolist()
+    return local, chained
 
 
 def _wiring(model: onnx.ModelProto, names: Sequence[str], network: Network) -> list[str]:

@@ -81,7 +81,7 @@ def _around(compared: bool, half_blocks: BlockSearch | None) -> str:
     if not compared:
         return f"not the graph: {good}; the outputs of the candidate could not be compared"
     if half_blocks is None:
-        return f"runtime, batching or input, not the graph: {good}"
+        return f"not the graph but what runs it (compiler, runtime, device, batching): {good}"
     if half_blocks.standing_out:
         return f"precision: {good} in float32, but in emulated half precision not {named(half_blocks.standing_out)}"
     worst = half_blocks.worst

@@ -17,7 +17,6 @@ ATC = load_spec("shapes_d0").atc
 QUICK = (
     "stem",
     "backbone block 4.1",
-    "BiFPN cell 0 node 1 (P5)",
     "BiFPN cell 1 node 2 (P4)",
     "class head repeat 1 (P5)",
     "box head prediction (P3, P4, P5, P6, P7)",
@@ -70,6 +69,7 @@ def test_names_are_not_needed(graph, network):
     assert search_in_half_precision(graph, network, ATC).worst.block == "BiFPN cell 1 node 2 (P4)"
 
 
+@pytest.mark.slow
 def test_the_edit_of_the_pads_is_left_out(raw, network):
     model = type(raw)()
     model.CopyFrom(raw)
@@ -83,6 +83,7 @@ def test_the_edit_of_the_pads_is_left_out(raw, network):
 
 
 # Thrice the operators: it computes shapes from data, pads before it convolves, and keeps fusion weights as exported.
+@pytest.mark.slow
 def test_the_graph_as_exported_is_searched_like_the_simplified_one(raw, network):
     assert search(raw, network).standing_out == ()
     model = type(raw)()

@@ -143,6 +143,7 @@ def test_stages_before_one_that_fails_are_kept(start, clean, monkeypatch):
         raise NotFiniteError("NaN", slot=0)
 
     monkeypatch.setattr(stages, "_rungs", rungs)
+    monkeypatch.setattr(blocks, "search", lambda model, network: None)
     found = localise(run, results, verdict(red()))
     assert [(stage.stage, stage.logit_error) for stage in found.stages] == [("raw onnx", 0)]
     assert found.notes == ("stages: NaN",)

@@ -5,10 +5,15 @@ import numpy as np
 import pytest
 
 from support.agreement import match
+from support.artifacts import ArtifactStore
 from support.climb import climb
 from support.dataset import open_dataset
-from support.detections import Detections
+from support.detections import Decoder, Detections
+from support.engine import Plan, run_pass
 from support.errors import NoReferenceError, RejectedEarlyError
+from support.feed import build_feed
+from support.inputs import InputFormat
+from support.progress import SilentProgress
 from support.rungs import Differences, rung_order
 from support.spec import load_spec
 from support.verdict import outside
@@ -175,3 +180,34 @@ def test_every_draw_of_images_rejects_a_hopeless_candidate(dataset, reference):
     twice = dataclasses.replace(reference, scores=sigmoid(reference.scores))
 
     assert rejections(dataset, reference, twice, draws=200) == 200
+
+
+@pytest.mark.slow
+@pytest.mark.needs_torch
+def test_no_draw_of_images_rejects_the_network_itself_with_more_noise_than_half_precision_makes(dataset, tmp_path):
+    from support.backends.torch_eager import TorchBackend
+    from support.checkpoint import build_model, load_checkpoint
+
+    class Noisy(TorchBackend):
+        def _run(self, tensor):
+            # Half precision changes a class logit of the kit by 0.045 at most.
+            heads = super()._run(tensor)
+            for name, head in heads.items():
+                if head.shape[1] == KIT.model.anchors_per_cell * KIT.model.classes:
+                    heads[name] = head + noise.uniform(-0.045, 0.045, head.shape).astype(np.float32)
+            return heads
+
+    noise, some = np.random.default_rng(0), dataset.limited(48)
+    feed = build_feed(
+        ArtifactStore(tmp_path, lock_seconds=60), some, InputFormat.from_model(KIT.model), SilentProgress()
+    )
+    checkpoint = load_checkpoint(ROOT / KIT.checkpoint.path, KIT.model, KIT.checkpoint)
+    network, decoder = build_model(checkpoint, KIT.model), Decoder(KIT.model)
+    plan = Plan(range(len(feed)), warm_up_calls=0, golden=0, call_seconds=300, title="", chip="cpu")
+    found = []
+    for kind in (TorchBackend, Noisy):
+        with kind(network, KIT.model, 4) as backend:
+            found.append(run_pass(feed, backend, decoder, KIT.model, plan, SilentProgress()).detections)
+
+    assert match(*found, KIT.accuracy, 100).unmatched > 0
+    assert rejections(some, *found) == 0

@@ -101,6 +101,25 @@ def test_the_published_detections_of_coco_give_the_table_of_pycocotools():
     assert measured.ap() == pytest.approx(50.45806987249628, abs=0.1)
 
 
+def test_more_than_100_detections_of_a_category_are_cut_as_by_pycocotools(truth):
+    first = truth.coco["annotations"][0]
+    few = truth.limited([first["image_id"]])
+    rows = [[first["image_id"], *first["bbox"], (200 - k) / 201, first["category_id"]] for k in range(120)]
+    for row in rows[:110]:
+        row[1] += 500
+    detections = detected(rows, image_ids(few))
+    measured = MatchedPass(few, detections)
+
+    assert measured.ap() == 0
+    np.testing.assert_array_equal(measured.precision(np.ones(1, np.int64)), precision_of_pycocotools(few, detections))
+
+
+def test_without_any_object_there_is_no_ap(truth):
+    measured = MatchedPass(truth, perturbed(truth, seed=1))
+
+    assert np.isnan(measured.ap(np.zeros(len(measured.images), np.int64)))
+
+
 # -- small worlds ------------------------------------------------------------------------------------------------------
 
 CATEGORIES = (1, 3, 7)

@@ -27,7 +27,7 @@ from support.feed import Feed, build_feed
 from support.heads import Heads
 from support.inputs import InputFormat
 from support.measurements.tensors import slot_error
-from support.memory import Memory, remembered
+from support.memory import Memory, recalled, remembered
 from support.onnx_files import load_onnx
 from support.options import RunOptions
 from support.passes import read_pass, write_pass
@@ -345,10 +345,10 @@ class Run:
         )
 
     def _reference_of(self, image_ids: Sequence[int]) -> Detections:
-        if self.options.reference is not None:
+        # The whole reference takes minutes of PyTorch, which a hopeless candidate does not need.
+        if self.options.reference is not None or recalled(self, "reference") is not None:
             return self.reference.detections.select(image_ids)
-        # The whole reference takes minutes of PyTorch, which a hopeless candidate does not need. What the first rung
-        # sees is kept apart, the second rung of every batch size sees a part of the rest.
+        # What the first rung sees is kept apart; of the other images the second sees more or less by batch size.
         order, rules = rung_order(self.dataset, self.spec.model.image_size), self.spec.rungs
         most = rules.images if len(image_ids) <= rules.images else int(len(order) * rules.share)
         return self._early_reference(order[:most]).select(image_ids)

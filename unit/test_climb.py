@@ -197,7 +197,7 @@ def test_no_draw_of_images_rejects_the_network_itself_with_more_noise_than_half_
                     heads[name] = head + noise.uniform(-0.045, 0.045, head.shape).astype(np.float32)
             return heads
 
-    noise, some = np.random.default_rng(0), dataset.limited(48)
+    noise, some = np.random.default_rng(0), dataset.limited(24)
     feed = build_feed(
         ArtifactStore(tmp_path, lock_seconds=60), some, InputFormat.from_model(KIT.model), SilentProgress()
     )

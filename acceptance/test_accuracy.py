@@ -19,7 +19,11 @@ def test_ap_loses_no_more_than_the_guide_allows(results, clause, batch):
 def test_ap_loses_no_more_of_the_checkpoints_own_ap(results, spec, clause, batch):
     clause.judge(
         accuracy.measured_drop(
-            results.candidate(batch).figures, results.reference.figures, spec.accuracy, *results.images
+            results.candidate(batch).figures,
+            results.reference.figures,
+            spec.accuracy,
+            *results.images,
+            interval=results.ap_interval(batch),
         )
     )
 

@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-__all__ = ["CATALOGUE", "ClauseKind", "Direction", "Mode", "Precision", "Quantity", "Scope", "Unit"]
+__all__ = [
+    "CATALOGUE",
+    "RUNG_CLAUSE",
+    "RUNG_QUANTITIES",
+    "ClauseKind",
+    "Direction",
+    "Mode",
+    "Precision",
+    "Quantity",
+    "Scope",
+    "Unit",
+]
 
 Mode = Literal["build", "onnx", "om", "results"]
 Scope = Literal["gate", "throughput"]
@@ -146,3 +157,9 @@ CATALOGUE: Mapping[str, ClauseKind] = MappingProxyType(
         "throughput_regression": ClauseKind("throughput", True, _least(ratio="ratio"), comparing=True),
     }
 )
+
+#: The clause that an early rung judges on a few images.
+RUNG_CLAUSE = "score_agreement"
+
+#: What an early rung measures. It is no clause: it can reject a candidate, and says nothing about one it lets through.
+RUNG_QUANTITIES: Mapping[str, Quantity] = _most(different="fraction", ruined_images="images")

@@ -18,6 +18,7 @@ __all__ = [
     "NotFiniteError",
     "NotSerialError",
     "PartialRunError",
+    "RejectedEarlyError",
     "SpecError",
     "SuiteError",
     "SuiteTimeoutError",
@@ -95,6 +96,12 @@ class ContractViolationError(SuiteError):
     """An artifact is readable but is not what its contract says: the one error that means *rejected*."""
 
     reason = "contract"
+
+
+class RejectedEarlyError(SuiteError):
+    """An early rung rejected a candidate: the clause it judges is *rejected*, all that need every image unmeasured."""
+
+    reason = "rejected-early"
 
 
 class NotFiniteError(ContractViolationError):

@@ -48,6 +48,7 @@ class RunOptions:
     artifacts: Path = Path("artifacts")
     batch_sizes: tuple[int, ...] | None = None
     limit: int | None = None
+    rungs: Literal["on", "off"] = "on"
     scorer: Literal["hotcoco", "pycocotools"] = "hotcoco"
     write_bins: Path | None = None
     report_dir: Path | None = None

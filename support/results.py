@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from support.agreement import Matches, match
+from support.bootstrap import ApInterval, ResampledAp, ap_interval, resampled_ap
 from support.candidate import Stage
 from support.detections import Detections
 from support.errors import NoReferenceError, PartialRunError
@@ -52,6 +53,19 @@ class Results:
         bundle = self._run.reference
         detections = bundle.detections.select([image.id for image in self._run.dataset.images])
         return ScoredPass(detections, self._run.score(detections))
+
+    @remembered
+    def ap_interval(self, batch: int) -> ApInterval:
+        """How far the candidate's AP is from the checkpoint's, and how far it would be on other images."""
+        return ap_interval(self._resampled_reference, self._resampled(self.candidate(batch)))
+
+    @property
+    @remembered
+    def _resampled_reference(self) -> ResampledAp:
+        return self._resampled(self.reference)
+
+    def _resampled(self, scored: ScoredPass) -> ResampledAp:
+        return resampled_ap(self._run.dataset.truth, scored.detections)
 
     @property
     @remembered

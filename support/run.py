@@ -15,6 +15,7 @@ from support.bins import check_bins, write_bins
 from support.candidate import BuiltModels, Stage, given_model, pads_edited
 from support.capabilities import CPU, Capabilities
 from support.clauses import Precision
+from support.climb import climb
 from support.code import measuring_code
 from support.dataset import CocoDataset, open_dataset
 from support.deadline import deadline
@@ -26,7 +27,7 @@ from support.feed import Feed, build_feed
 from support.heads import Heads
 from support.inputs import InputFormat
 from support.measurements.tensors import slot_error
-from support.memory import Memory, remembered
+from support.memory import Memory, recalled, remembered
 from support.onnx_files import load_onnx
 from support.options import RunOptions
 from support.passes import read_pass, write_pass
@@ -40,6 +41,7 @@ from support.reference import (
     write_reference,
 )
 from support.result_files import find_results, results_pass
+from support.rungs import rung_order
 from support.scoring import ApFigures, check_scorable, score
 from support.shards import run_on_devices
 from support.spec import AcceptanceSpec
@@ -47,13 +49,15 @@ from support.spec import AcceptanceSpec
 if TYPE_CHECKING:
     import onnx
 
-    from support.backends.base import TensorInfo
+    from support.backends.base import Backend, TensorInfo
     from support.checkpoint import Checkpoint
 
 __all__ = ["Images", "Recheck", "Run"]
 
 #: Images in one PyTorch call: enough to use the cores, small enough for any host.
 REFERENCE_BATCH = 4
+#: What decides the numbers of the checkpoint in PyTorch.
+REFERENCE_TOOLS = ("torch", "torchvision", "effdet", "timm", "numpy")
 #: Images whose result files lie on the disk at a time: 5.5 GB of them.
 CHUNK_IMAGES = 256
 
@@ -192,27 +196,30 @@ class Run:
             1,
             inputs={"checkpoint": self.checkpoint.sha256, "feed": self.feed.digest, "code": measuring_code()},
             options={**facts, "golden": self.spec.accuracy.golden_images},
-            tools=self.tools("torch", "torchvision", "effdet", "timm", "numpy"),
+            tools=self.tools(*REFERENCE_TOOLS),
         )
         return self.store.get(recipe, "bundle", lambda folder: self._write_reference(folder, facts))
 
     def _write_reference(self, folder: Path, facts: Mapping[str, str]) -> Mapping[str, Any]:
-        from support.backends.torch_eager import TorchBackend
-        from support.checkpoint import build_model
-
-        network = build_model(self.checkpoint, self.spec.model)
-        with TorchBackend(network, self.spec.model, REFERENCE_BATCH) as backend:
-            plan = self._plan(range(len(self.feed)), "checkpoint in PyTorch", CPU, warm_up_calls=0)
-            measured = run_pass(self.feed, backend, self._decoder, self.spec.model, plan, self.progress)
+        measured = self._checkpoint_pass(range(len(self.feed)), "checkpoint in PyTorch")
         ids, checksums = self.feed.image_ids.tolist(), self.feed.checksums.tolist()
         found = {
-            "runtime": self.tools("torch", "torchvision", "effdet", "timm", "numpy"),
+            "runtime": self.tools(*REFERENCE_TOOLS),
             "input_checksums": dict(zip(ids, checksums, strict=True)),
             "golden_ids": tuple(ids[: self.spec.accuracy.golden_images]),
             "ap": self.score(measured.detections).ap,
         }
         write_reference(folder, measured.detections, measured.golden, {**facts, **found})
         return {"ap": found["ap"]}
+
+    def _checkpoint_pass(self, rows: Sequence[int], title: str) -> Pass:
+        from support.backends.torch_eager import TorchBackend
+        from support.checkpoint import build_model
+
+        network = build_model(self.checkpoint, self.spec.model)
+        with TorchBackend(network, self.spec.model, REFERENCE_BATCH) as backend:
+            plan = self._plan(rows, title, CPU, warm_up_calls=0)
+            return run_pass(self.feed, backend, self._decoder, self.spec.model, plan, self.progress)
 
     def record_reference(self) -> None:
         """Write the bundle where ``--record-reference`` wants it, with the hashes of all models of this checkpoint."""
@@ -314,7 +321,50 @@ class Run:
         title = f"{self.options.device}, batch {batch}{f', {what}' if what else ''}"
         plan = self._plan(range(len(self.feed)), title)
         with self.devices.opened(self.model(batch), batch, every=every) as backends:
+            # With the model that is open already: an NPU takes longer to load it than to climb.
+            self._climb(backends[0], batch)
             return run_on_devices(self.feed, backends, self._decoder, self.spec.model, plan, self.progress)
+
+    def _climb(self, backend: Backend, batch: int) -> None:
+        if self.options.rungs == "off":
+            return
+
+        def look(image_ids: Sequence[int]) -> Detections:
+            rows = [self.row_of(image_id) for image_id in image_ids]
+            title = f"{self.options.device}, batch {batch}, rung of {len(rows)} images"
+            plan = self._plan(rows, title, warm_up_calls=0)
+            return run_pass(self.feed, backend, self._decoder, self.spec.model, plan, self.progress).detections
+
+        climb(
+            rung_order(self.dataset, self.spec.model.image_size),
+            batch,
+            self.spec,
+            candidate=look,
+            reference=self._reference_of,
+            overflow=lambda image_id: self.overflow(self.row_of(image_id)),
+        )
+
+    def _reference_of(self, image_ids: Sequence[int]) -> Detections:
+        # The whole reference takes minutes of PyTorch, which a hopeless candidate does not need.
+        if self.options.reference is not None or recalled(self, "reference") is not None:
+            return self.reference.detections.select(image_ids)
+        # What the first rung sees is kept apart; of the other images the second sees more or less by batch size.
+        order, rules = rung_order(self.dataset, self.spec.model.image_size), self.spec.rungs
+        most = rules.images if len(image_ids) <= rules.images else int(len(order) * rules.share)
+        return self._early_reference(order[:most]).select(image_ids)
+
+    def _early_reference(self, image_ids: Sequence[int]) -> Detections:
+        recipe = Recipe(
+            "early_reference",
+            1,
+            inputs={"checkpoint": self.checkpoint.sha256, "feed": self.feed.digest, "code": measuring_code()},
+            options={"model": model_digest(self.spec.model), "images": list(image_ids)},
+            tools=self.tools(*REFERENCE_TOOLS),
+        )
+        rows = [self.row_of(image_id) for image_id in image_ids]
+        title = f"checkpoint in PyTorch, {len(rows)} images"
+        artifact = self.store.get(recipe, "pass", lambda folder: write_pass(folder, self._checkpoint_pass(rows, title)))
+        return read_pass(artifact.path).detections
 
     def _pass_by_files(self, batch: int) -> Pass:
         npu = self.devices.ascend.npus[0]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from support.clauses import CATALOGUE, Direction, Mode, Precision, Unit
+from support.clauses import CATALOGUE, RUNG_QUANTITIES, Direction, Mode, Precision, Quantity, Unit
 from support.errors import SpecError
 
 if TYPE_CHECKING or sys.version_info >= (3, 11):
@@ -218,6 +218,25 @@ class Throughput(_Model):
     source: Text
 
 
+class Rungs(_Model):
+    """
+    Early looks at a candidate on a few images, which may reject it before the pass over all of them.
+
+    The first is at `images` images, the second at as many more as `share` leaves, the part of a pass that both together
+    may cost; a rung that would cost more is left out. An image is *ruined* if more than `image_share` of its
+    detections differ from the reference's and there are at least `image_detections`. `first` and `second` hold the
+    limits.
+    """
+
+    images: PositiveInt
+    share: Annotated[float, Field(gt=0, lt=1)]
+    image_detections: PositiveInt
+    image_share: Annotated[float, Field(gt=0, lt=1)]
+    source: Text
+    first: Mapping[str, Limit]
+    second: Mapping[str, Limit]
+
+
 class Timeouts(_Model):
     """Seconds after which a step counts as hung."""
 
@@ -272,6 +291,7 @@ class AcceptanceSpec(_Model):
     atc: Atc
     accuracy: Accuracy
     throughput: Throughput
+    rungs: Rungs
     timeouts: Timeouts
     baselines: Mapping[str, Baseline]
     clauses: Mapping[str, Clause]
@@ -279,6 +299,8 @@ class AcceptanceSpec(_Model):
     @model_validator(mode="after")
     def _consistent(self) -> AcceptanceSpec:
         _require_catalogue(self.clauses)
+        for rung in ("first", "second"):
+            _require_quantities(f"rungs.{rung}", getattr(self.rungs, rung), RUNG_QUANTITIES)
         _require_batches(self)
         _require_baselines(self)
         _require_chips(self)
@@ -325,15 +347,18 @@ class AcceptanceSpec(_Model):
 def _require_catalogue(clauses: Mapping[str, Clause]) -> None:
     _same_names("clauses", clauses, CATALOGUE)
     for name, clause in clauses.items():
-        kind = CATALOGUE[name]
-        _same_names(f"clauses.{name}.limits", clause.limits, kind.quantities)
-        for key, quantity in kind.quantities.items():
-            limit = clause.limits[key]
-            if (limit.unit, limit.direction) != (quantity.unit, quantity.direction):
-                raise ValueError(
-                    f"clauses.{name}.limits.{key} is a {limit.direction} in {limit.unit!r}; "
-                    f"it is measured as a {quantity.direction} in {quantity.unit!r}"
-                )
+        _require_quantities(f"clauses.{name}.limits", clause.limits, CATALOGUE[name].quantities)
+
+
+def _require_quantities(where: str, limits: Mapping[str, Limit], quantities: Mapping[str, Quantity]) -> None:
+    _same_names(where, limits, quantities)
+    for key, quantity in quantities.items():
+        limit = limits[key]
+        if (limit.unit, limit.direction) != (quantity.unit, quantity.direction):
+            raise ValueError(
+                f"{where}.{key} is a {limit.direction} in {limit.unit!r}; "
+                f"it is measured as a {quantity.direction} in {quantity.unit!r}"
+            )
 
 
 def _same_names(where: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:

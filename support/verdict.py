@@ -12,8 +12,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from support.clauses import CATALOGUE
-from support.errors import ContractViolationError, SuiteError
+from support.clauses import CATALOGUE, RUNG_CLAUSE
+from support.errors import ContractViolationError, RejectedEarlyError, SuiteError
 from support.spec import Clause, Limit
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Word",
     "failure",
     "judge",
+    "outside",
     "release_verdict",
     "rounded_half_up",
 ]
@@ -55,6 +56,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "internal-error": "the suite itself failed, which says nothing about the model: please report the traceback",
         "not-serial": "throughput cannot be measured beside parallel workers: run without -n",
         "partial": "not everything was measured: run without --limit, --batch-sizes, -k, -x and deselection",
+        "rejected-early": "an early rung rejected this batch size: see score_agreement; --rungs=off measures all",
         "simulated": "the device was simulated: run on hardware",
         "inconclusive": "the noise is larger than the margin: run again on a quiet machine",
         "implausible": "the figure is faster than the hardware can be: check for cached or skipped work",
@@ -228,6 +230,12 @@ def judge(name: str, clause: Clause, measurement: Measurement, *, batch: int | N
     )
 
 
+def outside(limits: Mapping[str, Limit], values: Mapping[str, float]) -> tuple[Reading, ...]:
+    """Compare measured numbers with limits that belong to no clause; returns what is outside, in the limits' order."""
+    readings = (_reading(name, values[name], limit) for name, limit in limits.items())
+    return tuple(reading for reading in readings if not reading.inside)
+
+
 def _suspect(measurement: Measurement, clause: Clause) -> str:
     found = measurement.suspect() if callable(measurement.suspect) else measurement.suspect
     return found or clause.suspect
@@ -264,10 +272,13 @@ def failure(name: str, error: BaseException, *, batch: int | None = None) -> Cla
     """
     Turn an error that kept a clause from being measured into its verdict.
 
-    Only an artifact that violates its contract is *rejected*; every other error leaves the clause undetermined, with
-    ``internal-error`` for anything the suite did not foresee.
+    An artifact that violates its contract is *rejected*, and so is the clause that an early rung judged; every other
+    error leaves the clause undetermined, with ``internal-error`` for anything the suite did not foresee.
     """
-    if isinstance(error, ContractViolationError):
+    rejecting: tuple[type[SuiteError], ...] = (ContractViolationError,)
+    if name == RUNG_CLAUSE:
+        rejecting = (ContractViolationError, RejectedEarlyError)
+    if isinstance(error, rejecting):
         return ClauseVerdict(clause=name, batch=batch, word="rejected", findings=(str(error),), suspect=error.remedy)
     reason = _reason(error)
     text = str(error) if isinstance(error, SuiteError) else f"{type(error).__name__}: {error}"

@@ -9,13 +9,22 @@ import support.run
 from support.ascend.host import real_host
 from support.backends.base import Backend, TensorInfo
 from support.capabilities import Capabilities
-from support.errors import NoDataError, NoDeviceError, NoReferenceError, PartialRunError, WrongDataError
+from support.dataset import open_dataset
+from support.errors import (
+    NoDataError,
+    NoDeviceError,
+    NoReferenceError,
+    PartialRunError,
+    RejectedEarlyError,
+    WrongDataError,
+)
 from support.heads import head_shapes
 from support.options import RunOptions
 from support.progress import SilentProgress
 from support.reference import model_digest, open_reference, write_reference
 from support.results import Results
 from support.run import Run
+from support.rungs import rung_order
 from support.spec import load_spec
 
 KIT = Path(__file__).resolve().parents[1] / "fixtures/data/shapes"
@@ -31,8 +40,8 @@ MACHINE = Capabilities(
 class Device(Backend):
     timer, includes_copies = "a test", False
 
-    def __init__(self, batch, calls, drift=0.0):
-        self._batch, self._calls, self._drift = batch, calls, drift
+    def __init__(self, batch, calls, drift=0.0, bias=0.0):
+        self._batch, self._calls, self._drift, self._bias = batch, calls, drift, bias
 
     def _open(self):
         self._calls.append([])
@@ -46,6 +55,7 @@ class Device(Backend):
         means = tensor.mean(axis=(1, 2, 3), keepdims=True)
         self._calls[-1].append(means.ravel())
         slots = np.arange(self._batch, dtype=np.float32)[:, None, None, None] * np.float32(self._drift)
+        slots = slots + np.float32(self._bias)
         return {f"out_{place}": base + means + slots for place, base in enumerate(self._base)}
 
     def _close(self):
@@ -300,6 +310,77 @@ def test_golden_heads_of_other_images_are_no_reference(start, bundle):
     results = Results(start(reference=bundle(golden_ids=(1, 2))))
     with pytest.raises(NoReferenceError, match=r"golden images \(1, 2\)"):
         _ = results.golden
+
+
+# -- early rungs -------------------------------------------------------------------------------------------------------
+
+# Two rungs on five images: of 2 and of 4 in batches of 1, only of 2 in batches of 4.
+CLIMBING = SMALL.model_copy(
+    update={"rungs": SMALL.rungs.model_copy(update={"images": 2, "share": 0.9, "image_detections": 1})}
+)
+
+
+def test_rungs_come_first_on_the_model_that_is_open_already(start, bundle, calls):
+    found = start(reference=bundle(), spec=CLIMBING).candidate(1)
+    (inputs,) = calls
+    order = rung_order(open_dataset(KIT, SPEC.dataset).limited(IMAGES), 128)
+    means = dict(zip(found.detections.images.tolist(), np.ravel(inputs[-IMAGES:]), strict=True))
+    assert np.ravel(inputs[:4]).tolist() == [means[image] for image in order[:4]]
+    assert len(inputs) == 4 + SPEC.throughput.warm_up_calls + IMAGES
+    assert len(found.timing.calls) == IMAGES
+
+
+def hopeless(monkeypatch, calls):
+    opened = lambda model, chip: Device(int(model.path.stem), calls, bias=2.0)  # noqa: E731
+    monkeypatch.setattr(support.devices, "open_on_chip", opened)
+
+
+def test_a_hopeless_candidate_is_rejected_once_and_costs_no_pass(start, bundle, calls, monkeypatch):
+    reference = bundle()
+    hopeless(monkeypatch, calls)
+    run = start(reference=reference, spec=CLIMBING)
+    results = Results(run)
+    for ask in (results.candidate, run.timed, results.with_reference, results.throughput):
+        with pytest.raises(RejectedEarlyError, match="rejected early at batch 1: 2 of 5 images were enough"):
+            ask(1)
+    assert [len(inputs) for inputs in calls] == [2]
+
+
+def test_without_rungs_a_hopeless_candidate_runs_through(start, bundle, calls, monkeypatch):
+    reference = bundle()
+    hopeless(monkeypatch, calls)
+    assert len(start(reference=reference, spec=CLIMBING, rungs="off").candidate(1).detections.images) == IMAGES
+
+
+def test_a_candidate_without_a_reference_runs_through(start, calls, tmp_path, monkeypatch):
+    hopeless(monkeypatch, calls)
+    run = start(checkpoint=tmp_path / "nothing.pth", spec=CLIMBING)
+    assert len(run.candidate(1).detections.images) == IMAGES
+    assert len(calls[0]) == SPEC.throughput.warm_up_calls + IMAGES
+
+
+def test_the_checkpoint_sees_the_images_of_the_rungs_alone_and_once(start, calls, tmp_path, monkeypatch):
+    asked = []
+
+    def checkpoint_pass(run, rows, title):
+        asked.append((len(rows), title))
+        with Device(4, []) as device:
+            return support.run.run_pass(
+                run.feed, device, run._decoder, SMALL.model, run._plan(rows, title), run.progress
+            )
+
+    monkeypatch.setattr("support.checkpoint.load_checkpoint", lambda *_: SimpleNamespace(sha256="1" * 64))
+    monkeypatch.setattr(Run, "_checkpoint_pass", checkpoint_pass)
+    for session in ("first", "second"):
+        run = start(session=session, spec=CLIMBING, artifacts=tmp_path / "artifacts")
+        run.candidate(4)
+        run.candidate(1)
+    assert asked == [(2, "checkpoint in PyTorch, 2 images"), (4, "checkpoint in PyTorch, 4 images")]
+
+
+def test_the_interval_of_ap_compares_with_the_checkpoint(start, bundle, calls):
+    found = Results(start(reference=bundle())).ap_interval(4)
+    assert (found.difference, found.low, found.high, found.resamples) == (0, 0, 0, 1000)
 
 
 # -- what is asked only when something is red --------------------------------------------------------------------------

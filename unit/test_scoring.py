@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from support import scoring
 from support.dataset import GroundTruth, open_dataset
@@ -146,6 +148,40 @@ def test_both_scorers_give_the_same_figures_on_tied_and_perturbed_detections(tru
     assert 0 < norm.ap < 50
     assert norm.foreign_category_detections > 0
     assert_equal_figures(fast, norm)
+
+
+@st.composite
+def small_worlds(draw):
+    """Boxes on a coarse grid: equal ones, equal overlaps and scores, crowds, no area, images without objects."""
+    image = st.integers(1, 3)
+    side, place = st.sampled_from([0.0, 10.0, 20.0, 40.0, 100.0]), st.sampled_from([0.0, 10.0, 20.0, 60.0])
+    box = st.tuples(image, place, place, side, side)
+    objects = draw(st.lists(st.tuples(box, st.sampled_from([1, 3]), st.booleans()), max_size=10))
+    annotations = [
+        {
+            "id": number,
+            "image_id": where,
+            "category_id": category,
+            "bbox": list(sides),
+            "area": sides[2] * sides[3],
+            "iscrowd": int(crowd),
+        }
+        for number, ((where, *sides), category, crowd) in enumerate(objects, start=2)
+    ]
+    # At least one object that is no crowd, so that there is something to score.
+    annotations.append(tiny_truth().coco["annotations"][0] | {"image_id": 1})
+    images = [{"id": number, "file_name": f"{number}.jpg", "width": 200, "height": 200} for number in (1, 2, 3)]
+    truth = GroundTruth({**tiny_truth().coco, "images": images, "annotations": annotations}, (1, 3))
+    found = draw(st.lists(st.tuples(box, st.integers(1, 6), st.sampled_from([1, 2, 3])), max_size=20))
+    return truth, np.array([[*row, level / 6, category] for row, level, category in found]).reshape(-1, 7)
+
+
+@given(world=small_worlds())
+@settings(deadline=None, max_examples=100)
+def test_both_scorers_give_the_same_figures_on_any_small_world(world):
+    truth, rows = world
+
+    assert_equal_figures(score_rows(truth, rows, "hotcoco"), score_rows(truth, rows, "pycocotools"))
 
 
 @both_scorers

@@ -86,6 +86,18 @@ REFUSED = {
     "an empty source": (f"{LIMIT}/source", "", r"limits\.missing\.source: .*at least 1 character \(found ''\)"),
     "a date that is none": (f"{LIMIT}/date", "yesterday", r"limits\.missing\.date: .*\(found 'yesterday'\)"),
     "a rounding to a hundred digits": (f"{LIMIT}/rounding", 100, r"limits\.missing\.rounding: .*\(found 100\)"),
+    "a missing limit of a rung": ("rungs/first/different", None, r"rungs\.first: missing different"),
+    "an unknown limit of a rung": (
+        "rungs/second/ap",
+        TABLES["rungs"]["second"]["different"],
+        r"rungs\.second: unknown ap; known are different, ruined_images",
+    ),
+    "a rung that wants much": (
+        "rungs/first/different/direction",
+        "min",
+        r"rungs\.first\.different is a min in 'fraction'; it is measured as a max in 'fraction'",
+    ),
+    "rungs that cost as much as the pass": ("rungs/share", 1, r"rungs\.share: .*less than 1"),
     "a clause that no mode requires": ("clauses/coverage/modes", [], r"clauses\.coverage\.modes: .*at least 1 item"),
     "an unknown mode": ("clauses/coverage/modes", ["built"], r"clauses\.coverage\.modes\.0: .*\(found 'built'\)"),
     "a misspelt chip": (

@@ -7,7 +7,7 @@ import pytest
 
 import support.errors
 from support.clauses import CATALOGUE, Quantity
-from support.errors import ContractViolationError, SuiteError, UsageError
+from support.errors import ContractViolationError, RejectedEarlyError, SuiteError, UsageError
 from support.spec import Clause, Limit, load_spec
 from support.verdict import (
     EXIT_STATUS,
@@ -17,6 +17,7 @@ from support.verdict import (
     ReleaseVerdict,
     failure,
     judge,
+    outside,
     release_verdict,
     rounded_half_up,
 )
@@ -272,6 +273,31 @@ def test_a_verdict_survives_its_way_between_processes(value):
 # -- errors ------------------------------------------------------------------------------------------------------------
 
 ERRORS = [getattr(support.errors, name) for name in support.errors.__all__]
+
+
+def test_an_early_rung_rejects_one_clause_and_leaves_the_others_unmeasured():
+    error = RejectedEarlyError("16 images were enough", required="less", remedy="sigmoid; --rungs=off")
+
+    judged, unmeasured = failure("score_agreement", error, batch=4), failure("accuracy_guide_floor", error, batch=4)
+
+    assert (judged.word, judged.reason, judged.suspect) == ("rejected", "", "sigmoid; --rungs=off")
+    assert (unmeasured.word, unmeasured.reason, unmeasured.suspect) == ("undetermined", "rejected-early", "")
+    assert judged.findings == unmeasured.findings == (str(error),)
+    release = release_verdict(
+        [judged, unmeasured], [(judged.clause, 4), (unmeasured.clause, 4)], scope="gate", subject="kit on cpu"
+    )
+    assert release.line == "rejected: kit on cpu (not a release): rejected-early"
+
+
+def test_only_what_is_outside_its_limit_is_told():
+    limits = load_spec("shapes_d0").rungs.first
+    at_limit = {name: limit.number for name, limit in limits.items()}
+
+    assert outside(limits, at_limit) == ()
+    (reading,) = outside(limits, {**at_limit, "different": 0.5})
+    assert (reading.name, reading.value, reading.limit, reading.unit) == ("different", 0.5, 0.15, "fraction")
+    with pytest.raises(KeyError, match="ruined_images"):
+        outside(limits, {"different": 0})
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)

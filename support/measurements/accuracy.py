@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from support.agreement import overlapping, require_same_images
+from support.bootstrap import ApInterval
 from support.dataset import GroundTruth
 from support.detections import Detections
 from support.errors import NoReferenceError
@@ -76,7 +77,13 @@ def guide_drop(figures: ApFigures, count: int, expected: int) -> Measurement:
 
 
 def measured_drop(
-    figures: ApFigures, reference: ApFigures, accuracy: Accuracy, count: int, expected: int
+    figures: ApFigures,
+    reference: ApFigures,
+    accuracy: Accuracy,
+    count: int,
+    expected: int,
+    *,
+    interval: ApInterval | None = None,
 ) -> Measurement:
     """
     Measure AP as a part of the AP this very checkpoint reaches under the same pre- and post-processing.
@@ -92,6 +99,8 @@ def measured_drop(
         The quoted AP, its tolerance and the rule.
     count, expected : int
         Images that were scored, and images of the whole set.
+    interval : ApInterval, optional
+        What other images would give; shown, and never judged.
 
     Raises
     ------
@@ -105,6 +114,7 @@ def measured_drop(
             remedy="check the reference's checkpoint",
         )
     findings = [_summary("candidate: AP", figures), _summary("reference: AP", reference)]
+    findings += [] if interval is None else [str(interval)]
     distance = abs(reference.ap - accuracy.quoted_ap)
     informative = accuracy.measured_drop != "required" and distance > accuracy.quoted_tolerance
     if informative:

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from support.agreement import Matches, overlapping
 from support.clauses import Precision
 from support.errors import NoReferenceError
-from support.spec import Accuracy, Throughput
+from support.rungs import Differences
+from support.spec import Accuracy, Rungs, Throughput
 from support.verdict import Measurement
 
-__all__ = ["batch_invariance", "score_agreement", "timed_outputs"]
+__all__ = ["batch_invariance", "early_agreement", "score_agreement", "timed_outputs"]
 
 
 def score_agreement(
@@ -72,6 +73,43 @@ def score_agreement(
             *_findings(matches),
             f"score of the candidate = {slope:.5f} x that of the reference in {pairs} pairs",
         ),
+        suspect=_first_suspect(matches, accuracy, overflow),
+    )
+
+
+def early_agreement(
+    matches: Matches, accuracy: Accuracy, rules: Rungs, expected: int, *, overflow: Callable[[int], str] | None = None
+) -> Measurement:
+    """
+    Measure on the images of an early rung how far the candidate is from the reference.
+
+    Parameters
+    ----------
+    matches : Matches
+        Reference and candidate, on these images.
+    accuracy : support.spec.Accuracy
+        Score floor, and the change of score that makes a pair differ.
+    rules : support.spec.Rungs
+        What makes an image ruined.
+    expected : int
+        Images of the whole set.
+    overflow : callable, optional
+        As for `score_agreement`.
+
+    Returns
+    -------
+    measurement : Measurement
+        `different` is the part of all detections above the floor that have no partner or change their score by more
+        than `score_tolerance`; `ruined_images` counts the images on which most detections do.
+    """
+    differences = Differences.of(matches, accuracy.score_tolerance)
+    ruined = differences.ruined(rules)
+    findings = [f"images {', '.join(map(str, ruined[:5]))} agree in less than half"] if len(ruined) else []
+    return Measurement(
+        differences.values(rules),
+        len(differences.images),
+        expected,
+        findings=(*findings, *_findings(matches)),
         suspect=_first_suspect(matches, accuracy, overflow),
     )
 

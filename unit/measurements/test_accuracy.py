@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from support.bootstrap import ApInterval
 from support.dataset import open_dataset
 from support.detections import Detections
 from support.errors import NoReferenceError, WrongDataError
@@ -120,6 +121,16 @@ def test_a_drop_below_the_measured_reference_is_rejected(part, verdict):
 
     assert word("accuracy_measured_drop", measurement) == verdict
     assert not measurement.informative
+
+
+def test_an_interval_is_shown_and_decides_nothing():
+    far = ApInterval(-0.2, -9.0, -8.0, 0.95, 1000)
+    plain = measured_drop(figures(33.4), figures(33.69), COCO.accuracy, 5000, 5000)
+    shown = measured_drop(figures(33.4), figures(33.69), COCO.accuracy, 5000, 5000, interval=far)
+
+    assert word("accuracy_measured_drop", shown, COCO) == word("accuracy_measured_drop", plain, COCO) == "accepted"
+    assert shown.values == plain.values
+    assert "AP -0.200 from the reference, -9.000 to -8.000 in 95 % of 1000 resamples" in " ".join(shown.findings)
 
 
 def test_the_measured_drop_decides_where_the_reference_matches_its_quote():

@@ -211,7 +211,9 @@ def test_at_most_two_batches_of_raw_heads_are_alive(slow):
     device = Device(batch=1, act=nap.get("device"))
     passed(device=device, decoder=Scores(nap.get("decoder")))
     assert len(device.tensors) == IMAGES
-    assert device.most_alive == 2
+    # A fast decoder lets go of a batch before the device gives the next.
+    assert device.most_alive <= 2
+    assert slow == "device" or device.most_alive == 2
 
 
 def test_an_input_is_not_overwritten_while_the_device_reads_it():

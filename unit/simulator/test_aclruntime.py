@@ -1,7 +1,6 @@
 import ast
 import ctypes
 import gc
-import os
 import signal
 import subprocess
 import sys
@@ -435,7 +434,7 @@ def test_nothing_is_left_behind(fresh):
 
 # Open files whose name is gone: a process that is killed leaves nothing of them behind.
 def nameless_files():
-    names = {os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()}
+    names = {str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()}
     return {name for name in names if name.endswith("(deleted)") and "tensors-" in name}
 
 

@@ -55,7 +55,7 @@ class Row:
 
     def _print(self, capsys: Any, figure: float, details: list[str]) -> None:
         kept, sign = self._excess(figure) <= 0, ">=" if self.at_least else "<="
-        margin = (figure / self.budget - 1) * (1 if self.at_least else -1)
+        margin = (figure - self.budget if self.at_least else self.budget - figure) / self.budget
         budget = f"budget {sign} {self.budget:g}, margin {margin:+.0%}"
         with capsys.disabled():
             print(  # noqa: T201 - the figure this benchmark is for

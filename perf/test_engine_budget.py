@@ -1,3 +1,4 @@
+import threading
 import time
 from functools import partial
 
@@ -11,6 +12,7 @@ from support.backends.onnx_runtime import OnnxCpuBackend
 from support.detections import COLUMNS, Decoder, Detections
 from support.engine import run_pass
 from support.heads import Heads
+from support.passes import write_pass
 from support.progress import SilentProgress
 from support.simulator.replay import Replay
 
@@ -31,8 +33,8 @@ CEILING = 3.0
 CPU_BATCH, CPU_CALLS = 4, 6
 
 
-def engine(feed, backend, images):
-    found = run_pass(feed, backend, Decoder(MODEL), MODEL, plan_over(images, "a pass"), SilentProgress())
+def engine(feed, backend, images, golden=0):
+    found = run_pass(feed, backend, Decoder(MODEL), MODEL, plan_over(images, "a pass", golden), SilentProgress())
     assert len(found.detections.images) == images
     return found
 
@@ -91,9 +93,9 @@ def processor_seconds():
     return sum(sum(process.cpu_times()[:2]) for process in with_children)
 
 
-def measured(feed, backend, images, copy_rate, shares):
+def measured(feed, backend, images, copy_rate, shares, pass_=None):
     before, start = processor_seconds(), time.perf_counter()
-    engine(feed, backend, images)
+    pass_() if pass_ else engine(feed, backend, images)
     wall, busy = time.perf_counter() - start, processor_seconds() - before
     least = floor(backend, -(-images // backend.batch), copy_rate)
     shares.append(busy / (CORES * least))
@@ -134,3 +136,65 @@ def alone(feed, decoder, replay, row):
     where = slice(row, row + 1)
     heads = Heads(tuple(found[:5]), tuple(found[5:]))
     return decoder.decode(heads, feed.image_ids[where], feed.scales[where], feed.sizes[where])
+
+
+# -- memory and disk ---------------------------------------------------------------------------------------------------
+
+RAW_GB = (IMAGE_BYTES - 4 * 3 * 512 * 512) / 1e9
+
+
+class Resident:
+    """The most memory this process and the runtime's had at a time, in bytes, what they share counted twice."""
+
+    def __init__(self, worker_pid):
+        self._processes = [psutil.Process(), *([psutil.Process(worker_pid)] if worker_pid else [])]
+        self._over, self.peak = threading.Event(), 0
+
+    def __enter__(self):
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+        return self
+
+    def _look(self):
+        while not self._over.wait(0.01):
+            self.peak = max(self.peak, sum(process.memory_info().rss for process in self._processes))
+
+    def __exit__(self, *_):
+        self._over.set()
+        self._thread.join()
+
+
+@pytest.mark.parametrize("batch", [1, 16, 64])
+def test_memory_is_bounded_at_every_batch_size(host, capsys, batch):
+    # What the session holds already, packages of other tests among it, is not the engine's.
+    before = psutil.Process().memory_info().rss
+
+    def share():
+        with host.opened(batch, 145.0, 3e9) as backend, Resident(backend.worker_pid) as resident:
+            engine(repeated(host.run.feed, 4 * batch, DISTINCT), backend, 4 * batch)
+        most = 2 * batch * RAW_GB + 1
+        used = (resident.peak - before) / 1e9
+        return used / most, f"{used:.2f} GB of {most:.2f}, beside {before / 1e9:.2f} before the pass"
+
+    Row(f"memory of a pass, batch {batch}", 1.0, "of two raw batches and 1 GB", fails=1.25).judge(capsys, share)
+
+
+@pytest.mark.slow
+def test_a_pass_over_5000_images(host, capsys, tmp_path):
+    images, batch, rate, copy_rate = 5000, 16, 145.0, 12e9
+    feed, shares, found = repeated(host.run.feed, images, DISTINCT), [], []
+    with host.opened(batch, rate, copy_rate) as backend, Resident(backend.worker_pid) as resident:
+
+        def pass_():
+            found[:] = [engine(feed, backend, images, golden=SPEC.accuracy.golden_images)]
+            return found[0]
+
+        what = f"a pass over {images} images at {rate:g} images/s, batch {batch}"
+        row = Row(what, 1.05, "of compute and copies", fails=None)
+        row.judge(capsys, lambda: measured(feed, backend, images, copy_rate, shares, pass_))
+    write_pass(tmp_path / "pass", found[0])
+    written = sum(path.stat().st_size for path in (tmp_path / "pass").iterdir())
+    detail = f"{written / 1e6:.1f} MB written, at most {resident.peak / 1e9:.2f} GB resident"
+    row = Row(f"disk of a pass over {images} images", 20, "kB an image", fails=20)
+    row.judge(capsys, lambda: (written / images / 1e3, detail))
+    assert min(shares) <= CEILING

@@ -101,7 +101,7 @@ def run_pass(feed: Feed, backend: Backend, decoder: Decoder, model: Model, plan:
     """
     batches, parts = _batches(plan.order, backend.batch), list[_Part]()
     # One is read into while the device computes from the other.
-    places = backend.inputs()
+    places = backend.places()
     failures = _Failures()
     with (
         ThreadPoolExecutor(1) as reading,
@@ -129,11 +129,16 @@ def run_pass(feed: Feed, backend: Backend, decoder: Decoder, model: Model, plan:
 
 
 def repeated_image(feed: Feed, backend: Backend, model: Model, row: int) -> Heads:
-    """Compute a batch in which one image fills every slot; two calls, joined, where the batch has one slot."""
+    """
+    Compute a batch in which one image fills every slot; two calls, joined, where the batch has one slot.
+
+    The heads last until the backend computes again.
+    """
     tensor = _load(feed, [row], np.empty(backend.input.shape, np.float32))
-    calls = 2 if backend.batch == 1 else 1
+    if backend.batch > 1:
+        return pair_heads(backend.infer(tensor), model, backend.batch)
     # Copied: outputs last until those of the next call.
-    return joined_heads([_copied(pair_heads(backend.infer(tensor), model, backend.batch)) for _ in range(calls)])
+    return joined_heads([_copied(pair_heads(backend.infer(tensor), model, 1)) for _ in range(2)])
 
 
 class _Part(NamedTuple):

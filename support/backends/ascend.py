@@ -115,12 +115,12 @@ class AclBackend(Backend):
             worker.ask(self._load_seconds, "mapping the tensors", op="map", path=str(self._transfer.path), **layout)
         finally:
             self._transfer.unlink()
-        self._inputs = [self._transfer.input(place).view(np.float32).reshape(tensor.shape) for place in range(PLACES)]
+        self._places = [self._transfer.input(place).view(np.float32).reshape(tensor.shape) for place in range(PLACES)]
         return tensor, tuple(outputs)
 
-    def inputs(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def places(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Give the two inputs that both processes map."""
-        first, second = self._inputs
+        first, second = self._places
         return first, second
 
     def _run(self, tensor: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
@@ -136,10 +136,10 @@ class AclBackend(Backend):
         return {info.name: data.view(info.dtype).reshape(info.shape) for info, data in pairs}
 
     def _place(self, tensor: NDArray[np.float32]) -> int:
-        for place, known in enumerate(self._inputs):
+        for place, known in enumerate(self._places):
             if tensor.ctypes.data == known.ctypes.data:
                 return place
-        self._inputs[0][:] = tensor
+        self._places[0][:] = tensor
         return 0
 
     def _fetch(self) -> Callable[[], None]:

@@ -80,7 +80,7 @@ class Backend(ABC):
         """Images in one call."""
         return self.input.shape[0]
 
-    def inputs(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def places(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """
         Give two places for inputs: one to be filled while the device reads from the other.
 

@@ -189,7 +189,7 @@ def test_outputs_may_be_fetched_while_the_next_are_computed_and_waited_for_in_an
     with backend:
         alone = [{name: value.copy() for name, value in backend.infer(tensor_for(backend, i)).items()} for i in inputs]
         found = []
-        places = backend.inputs()
+        places = backend.places()
         with ThreadPoolExecutor(1) as other:
             waiting = None
             for place, seed in enumerate(inputs):
@@ -215,7 +215,7 @@ def test_outputs_are_fetched_once(backend):
 
 def test_any_array_is_an_input_beside_those_the_backend_gives(backend):
     with backend:
-        given = backend.inputs()
+        given = backend.places()
         assert [(place.shape, place.dtype) for place in given] == [(backend.input.shape, np.float32)] * 2
         own = tensor_for(backend, seed=5)
         expected = {name: value.copy() for name, value in backend.infer(own).items()}

@@ -143,8 +143,16 @@ def alone(feed, decoder, replay, row):
 RAW_GB = (IMAGE_BYTES - 4 * 3 * 512 * 512) / 1e9
 
 
+def proportional(process):
+    return process.memory_full_info().pss
+
+
 class Resident:
-    """The most memory this process and the runtime's had at a time, in bytes, what they share counted twice."""
+    """
+    The most memory that this process and the runtime's had at a time, in bytes, what they share counted once.
+
+    What the runtime's process shares with the simulated device counts half: it stands for the memory of both.
+    """
 
     def __init__(self, worker_pid):
         self._processes = [psutil.Process(), *([psutil.Process(worker_pid)] if worker_pid else [])]
@@ -156,8 +164,8 @@ class Resident:
         return self
 
     def _look(self):
-        while not self._over.wait(0.01):
-            self.peak = max(self.peak, sum(process.memory_info().rss for process in self._processes))
+        while not self._over.wait(0.05):
+            self.peak = max(self.peak, sum(map(proportional, self._processes)))
 
     def __exit__(self, *_):
         self._over.set()
@@ -167,7 +175,7 @@ class Resident:
 @pytest.mark.parametrize("batch", [1, 16, 64])
 def test_memory_is_bounded_at_every_batch_size(host, capsys, batch):
     # What the session holds already, packages of other tests among it, is not the engine's.
-    before = psutil.Process().memory_info().rss
+    before = proportional(psutil.Process())
 
     def share():
         with host.opened(batch, 145.0, 3e9) as backend, Resident(backend.worker_pid) as resident:

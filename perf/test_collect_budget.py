@@ -6,6 +6,8 @@ from statistics import median
 
 import pytest
 
+from perf.rows import Row
+
 pytestmark = pytest.mark.budget
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -37,9 +39,5 @@ def test_collecting_keeps_its_budget_against_an_empty_session(tmp_path, capsys):
     # In turns, so that both see the same machine.
     pairs = [(seconds(tmp_path), seconds(CHECKOUT, "-macceptance")) for _ in range(ROUNDS)]
     empty, gate = (median(side) for side in zip(*pairs, strict=True))
-    with capsys.disabled():
-        print(  # noqa: T201 - the figure this benchmark is for
-            f"\npytest --collect-only -q: empty session {empty:.2f} s, this checkout {gate:.2f} s of the processor: "
-            f"{gate - empty:+.2f} s (budget {BUDGET}, fails above {CEILING})"
-        )
-    assert gate - empty <= CEILING
+    row = Row("pytest --collect-only -q", BUDGET, "s of the processor above an empty session", fails=CEILING)
+    row.judge(capsys, lambda: (gate - empty, f"empty session {empty:.2f} s, this checkout {gate:.2f} s"))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from support.feed import Feed
 
 __all__ = ["Pass", "Plan", "joined_heads", "repeated_image", "run_pass"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,10 @@ def run_pass(feed: Feed, backend: Backend, decoder: Decoder, model: Model, plan:
     """
     Run every image of a plan once through an open backend.
 
-    The next batch is read and the last one decoded while the device computes. At most two batches of raw heads exist
-    at a time: the one being computed and the one being decoded. The last batch is filled up with copies of its last
-    image; they are computed, since the batch size of a compiled model is fixed, and thrown away before decoding.
+    The next batch is read, and the last one fetched and decoded, while the device computes. At most two batches of raw
+    heads exist at a time: the one being computed and the one being decoded; the device waits for a slow decoder. The
+    last batch is filled up with copies of its last image; they are computed, since the batch size of a compiled model
+    is fixed, and thrown away before decoding.
 
     Raises
     ------
@@ -92,37 +96,101 @@ def run_pass(feed: Feed, backend: Backend, decoder: Decoder, model: Model, plan:
         If one call takes longer than the plan allows.
     ContractViolationError
         If outputs are not the heads the model must have, or are not finite.
+    SuiteError
+        Whatever else goes wrong first in reading, computing or decoding; the others end with what they are at.
     """
-    batches = _batches(plan.order, backend.batch)
+    batches, parts = _batches(plan.order, backend.batch), list[_Part]()
     # One is read into while the device computes from the other.
-    buffers = [np.empty(backend.input.shape, np.float32) for _ in range(min(2, len(batches)))]
-    parts: list[Detections] = []
-    golden: list[Heads] = []
-    with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as decoding, progress.step(plan.title) as advance:
-        coming = reading.submit(_load, feed, batches[0], buffers[0])
+    places = backend.places()
+    failures = _Failures()
+    with (
+        ThreadPoolExecutor(1) as reading,
+        ThreadPoolExecutor(1) as decoding,
+        progress.step(plan.title) as advance,
+        failures.first_raised(),
+    ):
+        coming = reading.submit(failures.noting(_load), feed, batches[0], places[0])
         _warm_up(backend, coming.result(), plan)
-        decoded: deque[Future[Detections]] = deque()
+        decoded: Future[_Part] | None = None
         for place, rows in enumerate(batches):
             tensor = coming.result()
             if place + 1 < len(batches):
-                coming = reading.submit(_load, feed, batches[place + 1], buffers[(place + 1) % 2])
+                coming = reading.submit(failures.noting(_load), feed, batches[place + 1], places[(place + 1) % 2])
             with deadline(plan.call_seconds, f"{plan.title}, call {place + 1} of {len(batches)}"):
-                outputs = backend.infer(tensor)
-            if decoded:
-                parts.append(decoded.popleft().result())
-            heads = pair_heads(outputs, model, backend.batch).rows(slice(0, len(rows)))
-            golden += _leading(heads, plan.golden - sum(kept.batch for kept in golden))
-            decoded.append(decoding.submit(_decode, feed, decoder, heads, rows))
+                backend.compute(tensor)
+            if decoded is not None:
+                parts.append(decoded.result())
+            work = _Work(feed, decoder, model, backend.batch, rows, golden=plan.golden - place * backend.batch)
+            decoded = decoding.submit(failures.noting(work.decoded), backend.fetch())
             advance(min((place + 1) * backend.batch, len(plan.order)), len(plan.order))
-        parts += [future.result() for future in decoded]
-    return _result(plan, backend, batches, Detections.concatenate(parts), golden)
+        assert decoded is not None, "there is a batch"
+        parts.append(decoded.result())
+    return _result(plan, backend, batches, parts)
 
 
 def repeated_image(feed: Feed, backend: Backend, model: Model, row: int) -> Heads:
-    """Compute a batch in which one image fills every slot; two calls, joined, where the batch has one slot."""
+    """
+    Compute a batch in which one image fills every slot; two calls, joined, where the batch has one slot.
+
+    The heads last until the backend computes again.
+    """
     tensor = _load(feed, [row], np.empty(backend.input.shape, np.float32))
-    calls = 2 if backend.batch == 1 else 1
-    return joined_heads([pair_heads(backend.infer(tensor), model, backend.batch) for _ in range(calls)])
+    if backend.batch > 1:
+        return pair_heads(backend.infer(tensor), model, backend.batch)
+    # Copied: outputs last until those of the next call.
+    return joined_heads([_copied(pair_heads(backend.infer(tensor), model, 1)) for _ in range(2)])
+
+
+class _Part(NamedTuple):
+    """What is left of a batch: what was found, and the raw heads of its golden images."""
+
+    detections: Detections
+    golden: Heads | None
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a batch needs to be decoded, but for its outputs."""
+
+    feed: Feed
+    decoder: Decoder
+    model: Model
+    batch: int
+    rows: Sequence[int]
+    golden: int
+
+    def decoded(self, fetched: Callable[[], Mapping[str, NDArray[np.float32]]]) -> _Part:
+        heads = pair_heads(fetched(), self.model, self.batch).rows(slice(0, len(self.rows)))
+        golden = _copied(heads.rows(slice(0, self.golden))) if self.golden > 0 else None
+        return _Part(_decode(self.feed, self.decoder, heads, self.rows), golden)
+
+
+class _Failures:
+    """What went wrong in the threads of a pass, in the order in which it happened."""
+
+    def __init__(self) -> None:
+        self._found: list[Exception] = []
+
+    def noting(self, function: Callable[P, T]) -> Callable[P, T]:
+        def noted(*args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                return function(*args, **kwargs)
+            except Exception as error:
+                self._found.append(error)
+                raise
+
+        return noted
+
+    @contextmanager
+    def first_raised(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            # What fails later may well be a consequence.
+            first = self._found[0] if self._found else error
+            if first is error:
+                raise
+            raise first from error
 
 
 def _batches(order: Sequence[int], size: int) -> list[Sequence[int]]:
@@ -140,7 +208,7 @@ def _load(feed: Feed, rows: Sequence[int], buffer: NDArray[np.float32]) -> NDArr
 def _warm_up(backend: Backend, tensor: NDArray[np.float32], plan: Plan) -> None:
     for _ in range(plan.warm_up_calls):
         with deadline(plan.call_seconds, f"{plan.title}, warm-up"):
-            backend.infer(tensor)
+            backend.compute(tensor)
 
 
 def _decode(feed: Feed, decoder: Decoder, heads: Heads, rows: Sequence[int]) -> Detections:
@@ -154,12 +222,8 @@ def _decode(feed: Feed, decoder: Decoder, heads: Heads, rows: Sequence[int]) -> 
         ) from None
 
 
-def _leading(heads: Heads, wanted: int) -> list[Heads]:
-    if wanted <= 0:
-        return []
-    rows = heads.rows(slice(0, min(wanted, heads.batch)))
-    # A slice would keep the whole raw batch alive.
-    return [Heads(tuple(head.copy() for head in rows.classes), tuple(head.copy() for head in rows.boxes))]
+def _copied(heads: Heads) -> Heads:
+    return Heads(tuple(head.copy() for head in heads.classes), tuple(head.copy() for head in heads.boxes))
 
 
 def joined_heads(parts: Sequence[Heads]) -> Heads:
@@ -170,9 +234,7 @@ def joined_heads(parts: Sequence[Heads]) -> Heads:
     )
 
 
-def _result(
-    plan: Plan, backend: Backend, batches: Sequence[Sequence[int]], detections: Detections, golden: Sequence[Heads]
-) -> Pass:
+def _result(plan: Plan, backend: Backend, batches: Sequence[Sequence[int]], parts: Sequence[_Part]) -> Pass:
     counted = backend.samples[-len(batches) :]
     timing = PassTiming(
         chip=plan.chip,
@@ -182,4 +244,6 @@ def _result(
         timer=backend.timer,
         includes_copies=backend.includes_copies,
     )
-    return Pass(detections, timing, joined_heads(golden), max(0, len(detections.images) - len(plan.order)))
+    detections = Detections.concatenate([part.detections for part in parts])
+    golden = joined_heads([part.golden for part in parts if part.golden is not None])
+    return Pass(detections, timing, golden, max(0, len(detections.images) - len(plan.order)))

@@ -1,3 +1,4 @@
+import signal
 import threading
 import time
 import weakref
@@ -211,7 +212,9 @@ def test_at_most_two_batches_of_raw_heads_are_alive(slow):
     device = Device(batch=1, act=nap.get("device"))
     passed(device=device, decoder=Scores(nap.get("decoder")))
     assert len(device.tensors) == IMAGES
-    assert device.most_alive == 2
+    # A fast decoder lets go of a batch before the device gives the next.
+    assert device.most_alive <= 2
+    assert slow == "device" or device.most_alive == 2
 
 
 def test_an_input_is_not_overwritten_while_the_device_reads_it():
@@ -303,3 +306,106 @@ def test_progress_ends_at_the_number_of_images():
     with Device() as device:
         run_pass(Fed(), device, Scores(), SMALL, plan(), progress)
     assert told == ["a pass", (4, 10), (8, 10), (10, 10), "end"]
+
+
+# -- the first cause ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("second", ["device", "reader"])
+def test_what_failed_first_is_the_error_of_the_pass(second):
+    failed = threading.Event()
+
+    def decode(batch):
+        failed.set()
+        raise ContractViolationError("no heads")
+
+    def afterwards(*_):
+        if failed.wait(10 if len(device.tensors) > 1 else 0):
+            raise ToolError("a consequence")
+
+    feed, device = Fed(MANY), Device(batch=1, act=afterwards if second == "device" else None)
+    if second == "reader":
+        read = feed.tensors
+
+        def late(indices, *, out):
+            if indices[0] == 3:
+                failed.wait(10)
+                raise ToolError("a consequence")
+            return read(indices, out=out)
+
+        feed.tensors = late
+    with pytest.raises(ContractViolationError, match="no heads"):
+        passed(feed, device, Scores(decode), order=range(MANY))
+    assert len(device.tensors) <= 4
+
+
+def test_an_error_of_the_device_is_not_hidden_by_what_it_causes():
+    with pytest.raises(ToolError, match="the device is gone"):
+        passed(
+            Fed(MANY),
+            Device(batch=1, act=fail(ToolError("the device is gone"), 4)),
+            Scores(lambda batch: time.sleep(0.1 if batch == 3 else 0)),
+            order=range(MANY),
+        )
+
+
+def test_ctrl_c_ends_the_pass_at_once_whatever_else_fails():
+    def interrupt(call):
+        if call == 5:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(10)
+
+    device, start = Device(batch=1, act=interrupt), time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        passed(Fed(MANY), device, Scores(fail(ContractViolationError("no heads"), 4)), order=range(MANY))
+    assert len(device.tensors) == 5
+    assert time.monotonic() - start < 5
+
+
+def test_a_slow_decoder_holds_the_device_back():
+    decoding = Scores(act=lambda batch: time.sleep(0.03))
+    ahead = []
+    device = Device(batch=1, act=lambda call: ahead.append(call - len(decoding.batches)))
+    passed(device=device, decoder=decoding)
+    # The call itself, and the batch that waits for the decoder.
+    assert max(ahead) <= 2
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "loaded"])
+def test_detections_are_the_same_however_late_anybody_is(busy):
+    feed, decoder = Fed(30), Decoder(SMALL)
+    expected = passed(feed, Device(batch=3), decoder, order=range(30)).detections
+    rng, over = np.random.default_rng(7), threading.Event()
+
+    def nap(_):
+        time.sleep(rng.uniform(0, 0.01))
+
+    class Late:
+        def decode(self, *batch):
+            nap(None)
+            return decoder.decode(*batch)
+
+    def spin():
+        while not over.is_set():
+            sum(range(1000))
+
+    load = [threading.Thread(target=spin) for _ in range(2 if busy else 0)]
+    for thread in load:
+        thread.start()
+    try:
+        for _ in range(1 if busy else 3):
+            found = passed(feed, Device(batch=3, act=nap), Late(), order=range(30)).detections
+            for name in COLUMNS:
+                np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), strict=True)
+    finally:
+        over.set()
+        for thread in load:
+            thread.join()
+
+
+def test_batch_sizes_share_a_feed_and_find_the_same():
+    feed, decoder = Fed(70), Decoder(SMALL)
+    found = [passed(feed, Device(batch), decoder, order=range(70)).detections for batch in (1, 4, 8, 16, 32, 64)]
+    for other in found[1:]:
+        for name in COLUMNS:
+            np.testing.assert_array_equal(getattr(other, name), getattr(found[0], name), strict=True)

@@ -17,6 +17,7 @@ import os
 import platform
 import signal
 import sys
+import threading
 from typing import Any, Dict, List, Optional, TextIO
 
 #: Line buffering for C's standard output, so that the last words of a crash are not lost in a buffer.
@@ -71,6 +72,8 @@ class Model:
         self.inputs, self.outputs = self.session.get_inputs(), self.session.get_outputs()
         self.names = [desc.name for desc in self.outputs]
         self.copies = aclruntime.MemorySummary() if hasattr(aclruntime, "MemorySummary") else None
+        self.kept: List[Any] = []
+        self.writing: Optional[threading.Thread] = None
 
     def described(self) -> Dict[str, Any]:
         """Return what the runtime says of inputs and outputs."""
@@ -89,43 +92,74 @@ class Model:
             "bytes": int(desc.realsize),
         }
 
-    def map(self, path: str, input_bytes: int, slots: List[List[List[int]]]) -> None:
-        """Map the file: the input first, then as many places for outputs as there are slots."""
-        with open(path, "r+b") as file:
-            self.memory = mmap.mmap(file.fileno(), 0)
-        self.input = self._view(0, input_bytes)
-        self.slots = [[self._view(start, size) for start, size in places] for places in slots]
+    def map(self, path: str, input_bytes: int, places: int, outputs: int) -> None:
+        """Map the inputs, which lie at the start of the file; the outputs are written from a place behind them on."""
+        self.file = os.open(path, os.O_RDWR)
+        memory = mmap.mmap(self.file, 0)
+        starts = [place * input_bytes for place in range(places)]
+        self.places = [self.numpy.frombuffer(memory, self.numpy.uint8, input_bytes, start) for start in starts]
+        self.outputs_start = outputs
 
-    def _view(self, start: int, size: int) -> Any:
-        return self.numpy.frombuffer(self.memory, self.numpy.uint8, size, start)
-
-    def run(self, slot: int) -> Dict[str, Any]:
-        """Run once; the outputs go to a slot, the times are milliseconds."""
-        if self.input.nbytes != self.inputs[0].realsize:
-            raise ValueError(
-                "the input has %d bytes, the model takes %d" % (self.input.nbytes, self.inputs[0].realsize)
-            )
+    def run(self, place: int) -> Dict[str, Any]:
+        """Run once on the input at a place; the outputs are kept until the next run, the times are milliseconds."""
+        data = self.places[place]
+        if data.nbytes != self.inputs[0].realsize:
+            raise ValueError("the input has %d bytes, the model takes %d" % (data.nbytes, self.inputs[0].realsize))
         self.session.reset_sumaryinfo()
         if self.copies is not None:
             self.copies.reset()
-        outputs = self.session.run(self.names, [self._tensor()])
+        outputs = self.session.run(self.names, [self._tensor(data)])
         if len(outputs) != len(self.names):
             raise ValueError("the runtime gave %d outputs, declared are %d" % (len(outputs), len(self.names)))
-        for place, (output, target) in enumerate(zip(outputs, self.slots[slot])):
+        # Of the outputs of two runs only those of one are in this process's memory at a time.
+        self._wait()
+        self.kept = []
+        for number, (output, desc) in enumerate(zip(outputs, self.outputs)):
             output.to_host()
-            array = self.numpy.array(output)
-            if array.nbytes != target.nbytes:
-                raise ValueError("output %d has %d bytes, declared are %d" % (place, array.nbytes, target.nbytes))
-            target[:] = array.reshape(-1).view(self.numpy.uint8)
+            # A view where the runtime allows it.
+            array = self.numpy.asarray(output)
+            if array.nbytes != desc.realsize:
+                raise ValueError("output %d has %d bytes, declared are %d" % (number, array.nbytes, desc.realsize))
+            self.kept.append(array.reshape(-1).view(self.numpy.uint8))
         return {"compute": self._compute_times(), "h2d": self._copy_time("H2D"), "d2h": self._copy_time("D2H")}
 
-    def _tensor(self) -> Any:
+    def fetch(self, mark: int) -> None:
+        """Begin to write the outputs of the last run to the file, and behind them a mark that tells they are there."""
+        self._wait()
+        pieces, self.kept = self.kept, []
+        self.writing = threading.Thread(target=self._write, args=(pieces, mark), daemon=True)
+        self.writing.start()
+
+    def _write(self, pieces: List[Any], mark: int) -> None:
+        place = self.outputs_start
+        end = place + sum(len(piece) for piece in pieces)
+        pieces = [memoryview(piece) for piece in pieces] + [memoryview(_mark(mark))]
+        try:
+            while pieces:
+                # One call for all: newer runtimes hold the interpreter's lock while they run, and between two calls
+                # this thread would wait for it.
+                written = os.pwritev(self.file, pieces, place)
+                place += written
+                while pieces and written >= len(pieces[0]):
+                    written -= len(pieces.pop(0))
+                if written:
+                    pieces[0] = pieces[0][written:]
+        except BaseException:
+            os.pwrite(self.file, _mark(-1), end)
+            raise
+
+    def _wait(self) -> None:
+        if self.writing is not None:
+            self.writing.join()
+            self.writing = None
+
+    def _tensor(self, data: Any) -> Any:
         """Hand the input to the runtime: newer ones take foreign memory, the first copies an array to the device."""
         if self.generation == "V1":
-            tensor = self.runtime.Tensor(self.input)
+            tensor = self.runtime.Tensor(data)
             tensor.to_device(self.device)
             return tensor
-        return self.runtime.BaseTensor(self.input.ctypes.data, self.input.nbytes)
+        return self.runtime.BaseTensor(data.ctypes.data, data.nbytes)
 
     def _compute_times(self) -> List[float]:
         """Durations of the executions since the last reset; the third generation keeps pairs of start and end."""
@@ -138,12 +172,18 @@ class Model:
 
     def close(self) -> None:
         """Unload, and give the device back, in the way of each generation."""
+        self._wait()
+        self.kept = []
         if self.generation == "V3":
             self.session.free_resource()
             self.runtime.InferenceSession.finalize()
         elif self.generation == "V2":
             self.session.finalize()
         self.session = None
+
+
+def _mark(number: int) -> bytes:
+    return number.to_bytes(4, sys.byteorder, signed=True)
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:
@@ -156,10 +196,13 @@ def serve(requests: TextIO, answers: TextIO) -> None:
                 model = Model(request["model"], request["device"])
                 answer = model.described()
             elif request["op"] == "map":
-                model.map(request["path"], request["input"], request["slots"])
+                model.map(request["path"], request["input"], request["places"], request["outputs"])
                 answer = {}
             elif request["op"] == "run":
-                answer = model.run(request["slot"])
+                answer = model.run(request["place"])
+            elif request["op"] == "fetch":
+                model.fetch(request["mark"])
+                answer = {}
             else:
                 model.close()
                 answer = {}

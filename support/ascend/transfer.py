@@ -6,6 +6,7 @@ import errno
 import mmap
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,19 +16,21 @@ from numpy.typing import NDArray
 
 from support.errors import NoSpaceError
 
-__all__ = ["Transfer"]
+__all__ = ["PLACES", "Transfer"]
 
 #: A file system in memory, where there is one.
 MEMORY = Path("/dev/shm")  # noqa: S108 - the file is made by mkstemp
 #: Room left for others.
 RESERVE = 16 * 2**20
-#: Places for outputs: one is decoded while the device fills the other.
-SLOTS = 2
+#: Places for inputs: one is filled while the device reads from the other.
+PLACES = 2
+#: Bytes of the mark behind the outputs.
+MARK = 4
 
 
 class Transfer:
     """
-    A mapped file with room for one input and two sets of outputs.
+    A mapped file with room for two inputs, one set of outputs, and behind them the number of the call they are of.
 
     Its blocks are allocated before anything is mapped: a mapped file on a full disk would kill whoever touches it.
 
@@ -40,6 +43,11 @@ class Transfer:
     scratch : Path or None
         Where to put the file if memory has no room for it; the folder for temporary files by default.
 
+    Attributes
+    ----------
+    outputs_start, mark_start : int
+        Where in the file the outputs, one after the other, and the mark behind them begin.
+
     Raises
     ------
     NoSpaceError
@@ -47,25 +55,31 @@ class Transfer:
     """
 
     def __init__(self, input_bytes: int, output_bytes: Sequence[int], scratch: Path | None) -> None:
-        self.input_bytes = input_bytes
-        starts = np.cumsum([input_bytes, *(list(output_bytes) * SLOTS)])
-        sizes = list(output_bytes) * SLOTS
-        pairs = [(int(start), size) for start, size in zip(starts, sizes, strict=False)]
-        count = len(output_bytes)
-        self.slots = [pairs[slot * count : (slot + 1) * count] for slot in range(SLOTS)]
-        self.path, descriptor = _allocated(int(starts[-1]), scratch)
+        self.input_bytes, self._output_bytes = input_bytes, tuple(output_bytes)
+        self.outputs_start = PLACES * input_bytes
+        self.mark_start = self.outputs_start + sum(output_bytes)
+        self.path, descriptor = _allocated(self.mark_start + MARK, scratch)
         try:
             self._memory = mmap.mmap(descriptor, 0)
         finally:
             os.close(descriptor)
 
-    def input(self) -> NDArray[np.uint8]:
-        """Bytes of the input."""
-        return np.frombuffer(self._memory, np.uint8, self.input_bytes)
+    def input(self, place: int) -> NDArray[np.uint8]:
+        """Bytes of an input."""
+        return np.frombuffer(self._memory, np.uint8, self.input_bytes, place * self.input_bytes)
 
-    def outputs(self, slot: int) -> list[NDArray[np.uint8]]:
-        """Bytes of the outputs in a slot; they stay as they are until the slot is filled again."""
-        return [np.frombuffer(self._memory, np.uint8, size, start) for start, size in self.slots[slot]]
+    def outputs(self) -> list[NDArray[np.uint8]]:
+        """Bytes of every output; they stay as they are until the outputs of another call are written."""
+        starts = np.cumsum([self.outputs_start, *self._output_bytes]).tolist()
+        return [
+            np.frombuffer(self._memory, np.uint8, size, start)
+            for start, size in zip(starts, self._output_bytes, strict=False)
+        ]
+
+    @property
+    def mark(self) -> int:
+        """Number of the call whose outputs are here; 0 before the first, negative if they could not be written."""
+        return int.from_bytes(self._memory[self.mark_start :], sys.byteorder, signed=True)
 
     def unlink(self) -> None:
         """Take the name away once both sides have mapped the file, so that no crash leaves it behind."""

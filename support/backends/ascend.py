@@ -9,8 +9,10 @@ import select
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from support.ascend.acl_errors import explain, last_lines
 from support.ascend.acl_python import WORKER, AclPython
 from support.ascend.host import AscendHost
-from support.ascend.transfer import SLOTS, Transfer
+from support.ascend.transfer import PLACES, Transfer
 from support.backends.base import Backend, TensorInfo, only_input
 from support.errors import (
     ContractViolationError,
@@ -33,6 +35,8 @@ from support.errors import (
 
 __all__ = ["AclBackend"]
 
+#: Seconds between two looks whether outputs are here; they take several times as long.
+LOOK_EVERY = 2e-4
 #: Seconds a worker gets to unload its model before it is killed.
 FAREWELL = 10.0
 
@@ -42,8 +46,8 @@ class AclBackend(Backend):
     A compiled model on one NPU.
 
     The runtime lives in a worker process: a crash or a stuck device ends that process and not this one, and the end of
-    the process gives the memory of the device back. Outputs are views of memory both processes share; they stay as they
-    are until the second call after the one that returned them.
+    the process gives the memory of the device back. Inputs and outputs lie in memory that both processes share; outputs
+    are moved there while the device computes the next batch.
 
     Any thread may use it, with its time limits. The worker ends with the thread that entered the context: this is how
     the kernel ends it, even in a stuck native call, when this process is killed.
@@ -107,25 +111,42 @@ class AclBackend(Backend):
         sizes = [[item["bytes"] for item in found[side]] for side in ("inputs", "outputs")]
         self._transfer = Transfer(sizes[0][0], sizes[1], self._scratch)
         try:
-            layout = {"input": self._transfer.input_bytes, "slots": self._transfer.slots}
+            layout = {"input": sizes[0][0], "places": PLACES, "outputs": self._transfer.outputs_start}
             worker.ask(self._load_seconds, "mapping the tensors", op="map", path=str(self._transfer.path), **layout)
         finally:
             self._transfer.unlink()
+        self._places = [self._transfer.input(place).view(np.float32).reshape(tensor.shape) for place in range(PLACES)]
         return tensor, tuple(outputs)
+
+    def places(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Give the two inputs that both processes map."""
+        first, second = self._places
+        return first, second
 
     def _run(self, tensor: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
         assert self._worker is not None, "the context is entered"
-        slot = self._calls % SLOTS
         self._calls += 1
-        self._transfer.input()[:] = tensor.reshape(-1).view(np.uint8)
-        times = self._worker.ask(self._call_seconds, f"call {self._calls}", op="run", slot=slot)
+        times = self._worker.ask(self._call_seconds, f"call {self._calls}", op="run", place=self._place(tensor))
         if len(times["compute"]) != 1:
             raise ToolError(f"the runtime recorded {len(times['compute'])} executions for one call")
         self._compute: float = times["compute"][0] / 1e3
         known = times["h2d"] is not None and times["d2h"] is not None
         self.copies.append((times["h2d"] / 1e3, times["d2h"] / 1e3) if known else None)
-        pairs = zip(self.outputs, self._transfer.outputs(slot), strict=True)
+        pairs = zip(self.outputs, self._transfer.outputs(), strict=True)
         return {info.name: data.view(info.dtype).reshape(info.shape) for info, data in pairs}
+
+    def _place(self, tensor: NDArray[np.float32]) -> int:
+        for place, known in enumerate(self._places):
+            if tensor.ctypes.data == known.ctypes.data:
+                return place
+        self._places[0][:] = tensor
+        return 0
+
+    def _fetch(self) -> Callable[[], None]:
+        assert self._worker is not None, "the context is entered"
+        worker, transfer, call = self._worker, self._transfer, self._calls
+        worker.ask(self._call_seconds, f"outputs of call {call}", op="fetch", mark=call)
+        return partial(worker.wait_for, call, transfer, self._call_seconds)
 
     def _seconds(self, wall: float) -> float:
         self.walls.append(wall)
@@ -220,6 +241,20 @@ class _Worker:
             failure = explain(answer["error"], self._native())
             raise type(failure)(f"{step}: {failure.found}", remedy=failure.remedy)
         return answer
+
+    def wait_for(self, call: int, transfer: Transfer, seconds: float) -> None:
+        """Wait until the outputs of a call are here; any thread may."""
+        step, end = f"outputs of call {call}", time.monotonic() + seconds
+        while (mark := transfer.mark) != call:
+            if mark < 0:
+                raise ToolError(f"{step} could not be written{last_lines(self._native())}")
+            if self._process.poll() is not None and transfer.mark != call:
+                raise self._lost(step)
+            if time.monotonic() > end:
+                raise SuiteTimeoutError(
+                    f"{step} were not here after {seconds:g} s", remedy="the host may be overloaded"
+                )
+            time.sleep(LOOK_EVERY)
 
     def _send(self, request: Mapping[str, Any], step: str) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -50,7 +50,7 @@ class Backend(ABC):
     outputs : tuple of TensorInfo
         In the order of the model; known once the context is entered.
     samples : list of float
-        Seconds of every call of `infer` so far, by the clock `timer` names.
+        Seconds of every call so far, by the clock `timer` names.
     """
 
     timer: ClassVar[str]
@@ -58,9 +58,10 @@ class Backend(ABC):
     input: TensorInfo
     outputs: tuple[TensorInfo, ...]
     samples: list[float]
+    _computed: Mapping[str, NDArray[np.float32]] | None
 
     def __enter__(self) -> Self:
-        self.samples = []
+        self.samples, self._computed = [], None
         try:
             self.input, self.outputs = self._open()
         except BaseException:
@@ -79,19 +80,22 @@ class Backend(ABC):
         """Images in one call."""
         return self.input.shape[0]
 
-    def infer(self, tensor: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    def places(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """
-        Run one batch.
+        Give two places for inputs: one to be filled while the device reads from the other.
+
+        Any array may be given to `compute`; one of these needs no copying in this process.
+        """
+        return np.empty(self.input.shape, np.float32), np.empty(self.input.shape, np.float32)
+
+    def compute(self, tensor: NDArray[np.float32]) -> None:
+        """
+        Compute one batch; its outputs stay with the runtime until they are fetched, or the next one is computed.
 
         Parameters
         ----------
         tensor : (B, 3, S, S) ndarray of float32
             Normalised input, C-contiguous, of exactly the shape of `input`.
-
-        Returns
-        -------
-        outputs : dict of str to ndarray
-            Every output of the model by name, in host memory; as they are until the second call after this one.
 
         Raises
         ------
@@ -103,11 +107,41 @@ class Backend(ABC):
             If the runtime fails.
         """
         self._check_input(tensor)
+        # Outputs nobody fetched are not kept while the next ones are made.
+        self._computed = None
         start = time.perf_counter()
         outputs = self._run(tensor)
         self.samples.append(self._seconds(time.perf_counter() - start))
         self._check_outputs(outputs)
-        return dict(outputs)
+        self._computed = outputs
+
+    def fetch(self) -> Callable[[], dict[str, NDArray[np.float32]]]:
+        """
+        Begin to fetch the outputs of the last call, which may go on while the next one is computed.
+
+        What was fetched before is overwritten: nobody may need it any more.
+
+        Returns
+        -------
+        fetched : callable
+            Waits until they are here, in any thread, and gives every output of the model by name. They stay as they
+            are until the next `fetch`, also when the context is left.
+        """
+        if self._computed is None:
+            raise ValueError("there are no outputs to fetch: nothing was computed since the last time")
+        outputs, self._computed = dict(self._computed), None
+        wait = self._fetch()
+
+        def fetched() -> dict[str, NDArray[np.float32]]:
+            wait()
+            return outputs
+
+        return fetched
+
+    def infer(self, tensor: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Compute one batch and fetch its outputs, with the errors of both; they last as long as those of `fetch`."""
+        self.compute(tensor)
+        return self.fetch()()
 
     def _check_input(self, tensor: NDArray[np.float32]) -> None:
         found = TensorInfo(self.input.name, tensor.shape, tensor.dtype.name)
@@ -132,7 +166,15 @@ class Backend(ABC):
 
     @abstractmethod
     def _run(self, tensor: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
-        """Compute one batch; blocks until the outputs are in host memory."""
+        """
+        Compute one batch; blocks until the device could compute the next.
+
+        The outputs may be still on their way until `_fetch` has been waited for, and must outlive the next run.
+        """
+
+    def _fetch(self) -> Callable[[], None]:
+        """Begin to fill the outputs that `_run` gave, and return what waits for that; here `_run` has filled them."""
+        return _nothing
 
     def _seconds(self, wall: float) -> float:
         """Return the sample of the last call: its wall time, unless the device itself tells its time."""
@@ -141,6 +183,10 @@ class Backend(ABC):
     @abstractmethod
     def _close(self) -> None:
         """Give back the device."""
+
+
+def _nothing() -> None:
+    pass
 
 
 def only_input(inputs: tuple[TensorInfo, ...], where: str) -> TensorInfo:

@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from support.ascend.host import FIXED, AscendHost
 from support.errors import UsageError
+from support.simulator.pace import COPY_RATE
 
 __all__ = ["FAULTS", "Generation", "Simulation", "simulated_host"]
 
@@ -234,6 +235,7 @@ def _description(folder: Path, simulation: Simulation) -> str:
         "device_python": sys.executable,
         "project": str(PROJECT),
         "images_per_second": dict(table),
+        "copy_rate": COPY_RATE,
         "devices": [_device(simulation.chip, number, mark) for number in range(simulation.devices)],
     }
     return json.dumps(facts, indent=1)

@@ -26,11 +26,13 @@ class Pace:
         Published throughput by batch size; between two of them it is interpolated.
     waits : bool
         Whether a run ends no sooner than its time and that of its copies; otherwise its time is only told.
+    copy_rate : float
+        Bytes per second between host and device.
     """
 
-    def __init__(self, images_per_second: Mapping[int, float], *, waits: bool) -> None:
+    def __init__(self, images_per_second: Mapping[int, float], *, waits: bool, copy_rate: float = COPY_RATE) -> None:
         self._batches, self._rates = zip(*sorted(images_per_second.items()), strict=True)
-        self._waits = waits
+        self._waits, self._copy_rate = waits, copy_rate
         self._runs = 0
 
     def compute_ms(self, batch: int) -> float:
@@ -56,9 +58,9 @@ class Pace:
         milliseconds : float
             Of the computation.
         start : float
-            When the run began, in seconds of ``perf_counter``.
+            When the run began, its copy to the device first, in seconds of ``perf_counter``.
         copied : int
             Bytes that went to the device and back.
         """
         if self._waits:
-            time.sleep(max(0.0, start + milliseconds / 1e3 + copied / COPY_RATE - time.perf_counter()))
+            time.sleep(max(0.0, start + milliseconds / 1e3 + copied / self._copy_rate - time.perf_counter()))

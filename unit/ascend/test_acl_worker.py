@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from support.ascend import acl_worker
 from support.ascend.acl_python import WORKER
-from support.ascend.transfer import Transfer
+from support.ascend.transfer import PLACES, Transfer
 from unit.ascend.interpreters import OLDEST, OURS, interpreter
 from unit.simulator import stand_in
 
@@ -24,7 +25,7 @@ DESCRIBED = {
         for name, shape in stand_in.OUTPUTS.items()
     ],
 }
-MODULES = {"__future__", "ctypes", "glob", "json", "mmap", "os", "platform", "signal", "sys", "typing"}
+MODULES = {"__future__", "ctypes", "glob", "json", "mmap", "os", "platform", "signal", "sys", "threading", "typing"}
 
 
 @pytest.fixture(scope="module")
@@ -171,22 +172,36 @@ def test_a_module_without_a_record_has_no_known_version(tmp_path):
 # -- serving -----------------------------------------------------------------------------------------------------------
 
 
+def arrived(transfer, call):
+    end = time.monotonic() + 30
+    while transfer.mark != call:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
 def test_a_model_is_described_and_run_in_every_generation(hosts, generation, python, worker, model):
     serving = worker(hosts[generation], python)
     found = serving.open(model)
     assert found == {"ok": True, "generation": generation, **DESCRIBED}
     transfer = Transfer(BATCH.nbytes, [item["bytes"] for item in found["outputs"]], None)
-    layout = {"path": str(transfer.path), "input": transfer.input_bytes, "slots": transfer.slots}
+    layout = {
+        "path": str(transfer.path),
+        "input": transfer.input_bytes,
+        "places": PLACES,
+        "outputs": transfer.outputs_start,
+    }
     assert serving.ask(op="map", **layout) == {"ok": True}
     transfer.unlink()
-    for slot, seed in ((0, 0), (1, 1), (0, 2)):
-        batch = stand_in.images(2, seed)
-        transfer.input()[:] = batch.reshape(-1).view(np.uint8)
-        times = serving.ask(op="run", slot=slot)
+    for call, place in enumerate((0, 1, 0), start=1):
+        batch = stand_in.images(2, seed=call)
+        transfer.input(place)[:] = batch.reshape(-1).view(np.uint8)
+        times = serving.ask(op="run", place=place)
+        assert serving.ask(op="fetch", mark=call) == {"ok": True}
+        arrived(transfer, call)
         # Of this run alone; the first generation does not time copies.
         assert times["compute"] == [pytest.approx(7.25, abs=1e-3)]
         assert (times["h2d"] is None, times["d2h"] is None) == (generation == "V1", generation == "V1")
-        for output, expected in zip(transfer.outputs(slot), stand_in.expected(batch), strict=True):
+        for output, expected in zip(transfer.outputs(), stand_in.expected(batch), strict=True):
             np.testing.assert_array_equal(output.view(np.float32).reshape(expected.shape), expected)
 
 
@@ -295,16 +310,57 @@ def loaded(monkeypatch, tmp_path):
         path = tmp_path / "tensors"
         path.write_bytes(bytes(64))
         model = acl_worker.Model("small.om", 0)
-        model.map(str(path), input_bytes, [[[16, 8]], [[24, 8]]])
+        model.map(str(path), input_bytes, places=2, outputs=32)
         return model
 
     return load
 
 
-def test_the_outputs_are_copied_to_the_slot_that_was_asked_for(loaded):
+def test_outputs_are_written_when_they_are_fetched_and_the_mark_behind_them(loaded, tmp_path):
     model = loaded(outputs=[np.float32([1, 2])])
     model.run(1)
-    assert model.memory[:] == bytes(24) + np.float32([1, 2]).tobytes() + bytes(32)
+    assert (tmp_path / "tensors").read_bytes() == bytes(64)
+    model.fetch(7)
+    model.close()
+    after = np.float32([1, 2]).tobytes() + (7).to_bytes(4, sys.byteorder)
+    assert (tmp_path / "tensors").read_bytes() == bytes(32) + after + bytes(20)
+
+
+# A system call may write less than it was asked for.
+@pytest.mark.parametrize("most", [1, 3, 8, 9, 11])
+def test_outputs_are_written_whole_also_in_pieces(loaded, tmp_path, monkeypatch, most):
+    def pwritev(file, pieces, place):
+        return os.pwrite(file, b"".join(pieces)[:most], place)
+
+    model = loaded(outputs=[np.float32([1, 2])])
+    monkeypatch.setattr(os, "pwritev", pwritev)
+    model.run(0)
+    model.fetch(7)
+    model.close()
+    after = np.float32([1, 2]).tobytes() + (7).to_bytes(4, sys.byteorder)
+    assert (tmp_path / "tensors").read_bytes() == bytes(32) + after + bytes(20)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it goes to the log
+def test_outputs_that_cannot_be_written_leave_the_mark_of_a_failure(loaded, tmp_path, monkeypatch):
+    def pwritev(file, pieces, place):
+        raise OSError("no room")
+
+    model = loaded(outputs=[np.float32([1, 2])])
+    monkeypatch.setattr(os, "pwritev", pwritev)
+    model.run(0)
+    model.fetch(7)
+    model.close()
+    assert (tmp_path / "tensors").read_bytes()[40:44] == b"\xff" * 4
+
+
+def test_of_two_runs_only_one_keeps_outputs(loaded):
+    model = loaded(outputs=[np.float32([1, 2])])
+    for _ in range(2):
+        model.run(0)
+        assert len(model.kept) == 1
+    model.fetch(1)
+    assert model.kept == []
 
 
 @pytest.mark.parametrize("outputs", [[], [np.zeros(2, np.float32)] * 2])

@@ -1,6 +1,7 @@
 import errno
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,19 +35,26 @@ def places(tmp_path, monkeypatch):
 def test_input_and_outputs_have_places_of_their_own(places):
     places(memory=100)
     shared = Transfer(3, [2, 4], None)
-    shared.input()[:] = 1
-    values = iter(range(2, 6))
-    for slot in range(2):
-        for output in shared.outputs(slot):
-            output[:] = next(values)
-    assert shared.path.read_bytes() == bytes([1] * 3 + [2] * 2 + [3] * 4 + [4] * 2 + [5] * 4)
-    assert shared.slots == [[(3, 2), (5, 4)], [(9, 2), (11, 4)]]
+    for value, data in enumerate([shared.input(0), shared.input(1), *shared.outputs()], start=1):
+        data[:] = value
+    assert shared.path.read_bytes() == bytes([1] * 3 + [2] * 3 + [3] * 2 + [4] * 4) + bytes(4)
+    assert (shared.outputs_start, shared.mark_start) == (6, 12)
+
+
+@pytest.mark.parametrize("number", [0, 1, 70_000, -1])
+def test_the_mark_is_the_number_behind_the_outputs(places, number):
+    places(memory=100)
+    shared = Transfer(4, [4], None)
+    with shared.path.open("r+b") as file:
+        file.seek(shared.mark_start)
+        file.write(number.to_bytes(4, sys.byteorder, signed=True))
+    assert shared.mark == number
 
 
 def test_outputs_are_there_as_long_as_somebody_looks_at_them(places):
     places(memory=100)
     shared = Transfer(0, [4], None)
-    output = shared.outputs(0)[0]
+    output = shared.outputs()[0]
     output[:] = 7
     shared.unlink()
     shared.unlink()
@@ -58,26 +66,26 @@ def test_outputs_are_there_as_long_as_somebody_looks_at_them(places):
 @pytest.mark.parametrize(
     ("free", "chosen"),
     [
-        ({"memory": 18, "scratch": 100, "temporary": 100}, "memory"),
-        ({"memory": 17, "scratch": 18, "temporary": 100}, "scratch"),
-        ({"scratch": 18, "temporary": 100}, "scratch"),
+        ({"memory": 19, "scratch": 100, "temporary": 100}, "memory"),
+        ({"memory": 17, "scratch": 19, "temporary": 100}, "scratch"),
+        ({"scratch": 19, "temporary": 100}, "scratch"),
     ],
 )
 def test_memory_is_taken_if_it_has_room_and_else_the_scratch_folder(places, free, chosen):
     folder = places(**free)
-    assert Transfer(2 * MIB, [], folder / "scratch").path.parent == folder / chosen
+    assert Transfer(MIB, [], folder / "scratch").path.parent == folder / chosen
 
 
 def test_without_a_scratch_folder_temporary_files_have_a_place(places):
-    folder = places(memory=0, temporary=18)
-    assert Transfer(2 * MIB, [], None).path.parent == folder / "temporary"
+    folder = places(memory=0, temporary=19)
+    assert Transfer(MIB, [], None).path.parent == folder / "temporary"
 
 
 def test_no_room_anywhere_is_told_with_sizes_before_anything_is_written(places):
     folder = places(memory=1, scratch=17)
     message = rf"{folder}/memory: 1 MiB free, {folder}/scratch: 17 MiB free\)\n  required: 18 MiB\n.*--scratch=DIR"
     with pytest.raises(NoSpaceError, match=message):
-        Transfer(2 * MIB, [], folder / "scratch")
+        Transfer(MIB, [], folder / "scratch")
     assert [path for path in folder.rglob("*") if path.is_file()] == []
 
 

@@ -128,13 +128,43 @@ def test_a_sample_is_of_computing_alone(backend):
     assert opened.walls[0] > 0.2
 
 
-def test_outputs_outlive_the_next_call_and_the_backend(backend):
+def test_outputs_are_moved_once_and_only_when_they_are_fetched(backend):
     with backend() as opened:
-        first = opened.infer(BATCH)
-        second = opened.infer(stand_in.images(2, 1))
-    for outputs, batch in ((first, BATCH), (second, stand_in.images(2, 1))):
-        for found, expected in zip(outputs.values(), stand_in.expected(batch), strict=True):
+        outputs = opened.infer(BATCH)
+        opened.compute(stand_in.images(2, 1))
+        for found, expected in zip(outputs.values(), stand_in.expected(BATCH), strict=True):
             np.testing.assert_array_equal(found, expected)
+        opened.fetch()()
+        for found, expected in zip(outputs.values(), stand_in.expected(stand_in.images(2, 1)), strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_a_worker_that_dies_while_outputs_are_on_their_way_is_lost(backend, monkeypatch):
+    with backend() as opened:
+        opened.compute(BATCH)
+        monkeypatch.setattr(opened._worker, "ask", lambda *arguments, **request: {})
+        fetched = opened.fetch()
+        psutil.Process(opened.worker_pid).kill()
+        with pytest.raises(DeviceLostError, match="ended with signal 9 in outputs of call 1"):
+            fetched()
+
+
+def test_outputs_that_do_not_come_are_waited_for_as_long_as_a_call_may_take(backend, monkeypatch):
+    with backend(call_seconds=0.2) as opened:
+        opened.compute(BATCH)
+        monkeypatch.setattr(opened._worker, "ask", lambda *arguments, **request: {})
+        with pytest.raises(SuiteTimeoutError, match=r"outputs of call 1 were not here after 0\.2 s"):
+            opened.fetch()()
+
+
+def test_outputs_that_could_not_be_written_are_a_failure_of_the_tool(backend, monkeypatch):
+    with backend() as opened:
+        opened.compute(BATCH)
+        transfer = opened._transfer
+        transfer._memory[transfer.mark_start :] = b"\xff" * 4
+        monkeypatch.setattr(opened._worker, "ask", lambda *arguments, **request: {})
+        with pytest.raises(ToolError, match="outputs of call 1 could not be written"):
+            opened.fetch()()
 
 
 def test_each_context_has_a_fresh_worker_and_begins_anew(backend):

@@ -1,5 +1,6 @@
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -160,7 +161,7 @@ def test_outputs_are_those_that_were_declared(backend):
 
 def test_the_same_input_gives_the_same_outputs_and_another_one_others(backend):
     with backend:
-        # Outputs last until the second call after their own.
+        # Outputs last until those of the next call.
         one, again, other = (
             {name: value.copy() for name, value in backend.infer(tensor_for(backend, seed)).items()}
             for seed in (0, 0, 1)
@@ -170,13 +171,58 @@ def test_the_same_input_gives_the_same_outputs_and_another_one_others(backend):
         assert any((one[name] != other[name]).any() for name in one)
 
 
-def test_outputs_of_a_call_outlive_the_next_call_and_the_backend(backend):
+def test_outputs_stay_as_they_are_while_the_next_are_computed_and_after_the_end(backend):
     with backend:
         outputs = backend.infer(tensor_for(backend))
         kept = {name: value.copy() for name, value in outputs.items()}
-        backend.infer(tensor_for(backend, seed=1))
+        backend.compute(tensor_for(backend, seed=1))
     for name, value in outputs.items():
         np.testing.assert_array_equal(value, kept[name])
+
+
+def copied(fetched):
+    return {name: value.copy() for name, value in fetched().items()}
+
+
+def test_outputs_may_be_fetched_while_the_next_are_computed_and_waited_for_in_another_thread(backend):
+    inputs = [0, 1, 2, 3]
+    with backend:
+        alone = [{name: value.copy() for name, value in backend.infer(tensor_for(backend, i)).items()} for i in inputs]
+        found = []
+        places = backend.places()
+        with ThreadPoolExecutor(1) as other:
+            waiting = None
+            for place, seed in enumerate(inputs):
+                places[place % 2][:] = tensor_for(backend, seed)
+                backend.compute(places[place % 2])
+                if waiting is not None:
+                    found.append(waiting.result())
+                waiting = other.submit(copied, backend.fetch())
+            found.append(waiting.result())
+    for left, right in zip(alone, found, strict=True):
+        for name, value in left.items():
+            np.testing.assert_array_equal(value, right[name])
+
+
+def test_outputs_are_fetched_once(backend):
+    with backend:
+        with pytest.raises(ValueError, match="there are no outputs to fetch"):
+            backend.fetch()
+        backend.infer(tensor_for(backend))
+        with pytest.raises(ValueError, match="there are no outputs to fetch"):
+            backend.fetch()
+
+
+def test_any_array_is_an_input_beside_those_the_backend_gives(backend):
+    with backend:
+        given = backend.places()
+        assert [(place.shape, place.dtype) for place in given] == [(backend.input.shape, np.float32)] * 2
+        own = tensor_for(backend, seed=5)
+        expected = {name: value.copy() for name, value in backend.infer(own).items()}
+        for place in given:
+            place[:] = own
+            for name, value in backend.infer(place).items():
+                np.testing.assert_array_equal(value, expected[name])
 
 
 def test_every_call_leaves_one_sample_and_each_context_begins_anew(backend):

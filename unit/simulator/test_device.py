@@ -29,7 +29,7 @@ class Files:
 
     def write(self, images):
         self.input.write_bytes(images.tobytes())
-        return {"input": str(self.input), "output": str(self.output)}
+        return {"input": str(self.input), "output": str(self.output), "since": time.perf_counter()}
 
     def read(self):
         parts = np.split(np.fromfile(self.output, np.uint8), self.ends[:-1])

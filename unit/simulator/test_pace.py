@@ -27,6 +27,12 @@ def test_a_paced_run_ends_no_sooner_than_its_time_and_that_of_its_copies():
     assert 0.05 <= time.perf_counter() - start < 1
 
 
+def test_copies_take_as_long_as_their_rate_says():
+    start = time.perf_counter()
+    Pace(TABLE, waits=True, copy_rate=1e9).wait(0.0, start, int(0.05 * 1e9))
+    assert 0.05 <= time.perf_counter() - start < 1
+
+
 def test_a_run_that_took_longer_does_not_wait():
     pace, now = Pace(TABLE, waits=True), time.perf_counter()
     pace.wait(20.0, now - 100, 0)

@@ -10,6 +10,7 @@ import atexit
 import ctypes
 import enum
 import json
+import mmap
 import numbers
 import os
 import re
@@ -17,6 +18,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import weakref
 
 import numpy as np
 
@@ -29,6 +31,10 @@ if "ASCEND_TOOLKIT_HOME" not in os.environ:
 _GENERATION = _HOST["generation"]
 _V1, _V2, _V3 = (name == _GENERATION for name in ("V1", "V2", "V3"))
 _COUNT = len(_HOST["devices"])
+# A file system in memory, where there is one.
+_SHARED = "/dev/shm"  # noqa: S108 - files there have no name
+if not os.path.isdir(_SHARED):
+    _SHARED = os.path.join(_FOLDER, "state")
 _LIBC = ctypes.CDLL(None)
 # Functions of this one are called with the interpreter's lock held.
 _LOCKED = ctypes.PyDLL(None)
@@ -269,7 +275,7 @@ class InferenceSession(object):
             raise _error(107001)
         self._device = _Device.get(device_id)
         self._load(model_path)
-        self._zero, self._times = time.time(), []
+        self._zero, self._times, self._since = time.time(), [], time.perf_counter()
 
     def _load(self, path):
         answer = self._device.ask(op="load", model=os.path.abspath(path), device=self._device.number)
@@ -318,7 +324,7 @@ class InferenceSession(object):
         _require(any(all(isinstance(value, kind) for value in values) for kind in kinds), "run")
         tensors = self._in_order(inputs) if named else values
         self._check_inputs(tensors)
-        start = time.time()
+        start, self._since = time.time(), time.perf_counter()
         self._files.write([_bytes_of(tensor) for tensor in tensors])
         _MemorySummary._h2d.append(1e3 * (time.time() - start))
 
@@ -344,9 +350,8 @@ class InferenceSession(object):
     def _execute(self, loop):
         for number in range(1, loop + 1):
             start = 1e3 * (time.time() - self._zero)
-            answer = self._device.ask(
-                locked=not _V1, op="run", model=self._model, input=self._files.input, output=self._files.output
-            )
+            where = {"input": self._files.input, "output": self._files.output, "since": self._since}
+            answer = self._device.ask(locked=not _V1, op="run", model=self._model, **where)
             if not answer["ok"]:
                 for line in answer["log"]:
                     _native(line)
@@ -381,8 +386,7 @@ class InferenceSession(object):
         if getattr(self, "_model", None) is not None and self._device.number in _Device._open:
             self._device.ask(op="unload", model=self._model)
             _native("[INFO] unload model success, model Id is %d" % (self._model + 1))
-            self._model = None
-            self._files.close()
+            self._model = self._files = None
 
 
 def _finalize(session=None):
@@ -395,39 +399,53 @@ def _finalize(session=None):
     InferenceSession._finalized = True
 
 
+class _Memory(object):
+    """Memory that this process and the device map: a file without a name, so that nobody who is killed leaves it."""
+
+    def __init__(self, size):
+        self._file, name = tempfile.mkstemp(prefix="tensors-", dir=_SHARED)
+        os.unlink(name)
+        os.ftruncate(self._file, max(size, 1))
+        self.map = mmap.mmap(self._file, 0)
+        self.path, self.size = "/proc/%d/fd/%d" % (os.getpid(), self._file), size
+
+    def __del__(self):
+        os.close(self._file)
+
+
 class _Files(object):
     """Where tensors pass to the device and back."""
 
     def __init__(self, inputs, outputs):
-        # In the host's folder, which goes with its session: a process that is killed removes nothing itself.
-        self._descs, self._folder = outputs, tempfile.mkdtemp(prefix="tensors-", dir=os.path.join(_FOLDER, "state"))
-        self.input, self.output = (os.path.join(self._folder, name) for name in ("input", "output"))
+        self._descs, self._free, self._current = outputs, [], None
         self._total = sum(desc.realsize for desc in outputs)
-        with open(self.output, "wb") as file:
-            file.truncate(self._total)
-        open(self.input, "wb").close()
-        atexit.register(self.close)
+        self._input = _Memory(sum(desc.realsize for desc in inputs))
+        self.input = self._input.path
+        self._lend()
 
     def write(self, inputs):
-        with open(self.input, "r+b") as file:
-            for data in inputs:
-                file.write(data)
+        data, start = np.frombuffer(self._input.map, np.uint8), 0
+        for part in inputs:
+            size = memoryview(part).nbytes
+            data[start : start + size] = np.frombuffer(part, np.uint8)
+            start += size
+        self._lend()
+
+    def _lend(self):
+        # Outputs of former runs stay as they are as long as somebody looks at them.
+        self._current = None
+        memory = self._free.pop() if self._free else _Memory(self._total)
+        self.output, self._current = memory.path, np.frombuffer(memory.map, np.uint8, memory.size)
+        weakref.finalize(self._current, self._free.append, memory)
 
     def read(self, device):
-        data, start, tensors = np.fromfile(self.output, np.uint8), 0, []
+        start, tensors = 0, []
         for desc in self._descs:
             name = {"double": "float64"}.get(desc.datatype.name, desc.datatype.name)
-            array = data[start : start + desc.realsize].view(name).reshape(desc.shape)
+            array = self._current[start : start + desc.realsize].view(name).reshape(desc.shape)
             tensors.append(Tensor._of_device(array, device))
             start += desc.realsize
         return tensors
-
-    def close(self):
-        for path in (self.input, self.output):
-            if os.path.exists(path):
-                os.remove(path)
-        if os.path.isdir(self._folder):
-            os.rmdir(self._folder)
 
 
 def _bytes_of(tensor):

@@ -136,7 +136,7 @@ class Gate:
         return Ended(killed, status, seconds, text, {} if killed else _verdicts(junit))
 
     def leftovers(self) -> frozenset[str]:
-        """What lies where nothing should stay: unfinished artifacts, sessions, and files that are called temporary."""
+        """List what lies where nothing should stay: unfinished artifacts, sessions, temporary files."""
         paths = [path for name in PASSING for path in (self.store / name).glob("*")]
         return frozenset(str(path.relative_to(self.folder)) for path in [*paths, *self.temp.iterdir()])
 

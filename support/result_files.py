@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -190,15 +191,16 @@ def _shapes_by_size(model: Model) -> tuple[tuple[int, ...], ...]:
 
 
 def _fault(path: Path, stems: Collection[str], summary: Summary | None) -> str:
-    match = NAME.fullmatch(path.name)
-    if not match or match[1] not in stems:
+    match, found = NAME.fullmatch(path.name), path.lstat()
+    # A link may lead anywhere, and a pipe would be waited for.
+    if not match or match[1] not in stems or not stat.S_ISREG(found.st_mode):
         return SURPLUS
     if summary is None:
         return ""
     if summary.files is not None and path.name not in summary.files:
         return STALE
     # The summary is written last. What is newer comes from a run into the same directory that was broken off.
-    return NEWER if path.stat().st_mtime_ns > summary.path.stat().st_mtime_ns else ""
+    return NEWER if found.st_mtime_ns > summary.path.stat().st_mtime_ns else ""
 
 
 def _bytes(shape: Sequence[int]) -> int:
@@ -210,7 +212,7 @@ def _payload(path: Path) -> int:
         return path.stat().st_size
     try:
         return int(np.load(path, mmap_mode="r", allow_pickle=False).nbytes)
-    except (OSError, ValueError, EOFError):
+    except Exception:  # numpy raises whatever the damaged header leads to
         return 0
 
 
@@ -218,7 +220,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
     try:
         if path.suffix == ".bin":
             return np.fromfile(path, "<f4").astype(np.float32, copy=False).reshape(shape)
-        array = np.load(path, allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise WrongDataError(f"{path} cannot be read: {error}") from error
     if array.dtype != np.float32 or array.shape != shape:

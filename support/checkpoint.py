@@ -205,7 +205,11 @@ def _check_records(path: Path, data: bytes) -> None:
     if not data.startswith(b"PK"):
         return
     try:
-        bad = zipfile.ZipFile(io.BytesIO(data)).testzip()
+        archive = zipfile.ZipFile(io.BytesIO(data))
+        size = sum(entry.file_size for entry in archive.infolist())
+        if size > _MOST_BYTES:
+            raise ValueError(f"it unpacks to {size} bytes, {_MOST_BYTES} are the most")
+        bad = archive.testzip()
     except Exception as error:  # zipfile raises whatever the damaged field leads to
         raise _damaged(path, error) from error
     if bad is not None:

@@ -8,7 +8,6 @@ import os
 import select
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +29,7 @@ from support.errors import (
     SuiteTimeoutError,
     ToolError,
 )
+from support.own_folders import OwnFolder
 
 __all__ = ["AclBackend"]
 
@@ -163,7 +163,8 @@ class _Worker:
 
     def __init__(self, host: AscendHost, python: AclPython) -> None:
         # A folder of our own: the runtime refuses models that others may change, links, and odd names.
-        self._folder = Path(tempfile.mkdtemp(prefix="acceptance-")).resolve()
+        self._own = OwnFolder("acceptance-model-")
+        self._folder = self._own.path
         self._log = self._folder / "native.log"
         their_read, our_write = os.pipe()
         our_read, their_write = os.pipe()
@@ -184,7 +185,7 @@ class _Worker:
         except OSError as error:
             os.close(our_read)
             os.close(our_write)
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._own.close()
             raise ToolError(f"{python.path} cannot be started: {error}", remedy="check --acl-python") from error
         finally:
             os.close(their_read)
@@ -270,7 +271,7 @@ class _Worker:
                 raise
         finally:
             os.close(self._read)
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._own.close()
 
 
 @contextmanager

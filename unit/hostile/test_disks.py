@@ -94,6 +94,15 @@ def test_a_store_that_is_read_only_still_gives_what_it_holds(tmp_path):
     assert said.startswith("False\nBuildFailedError")
 
 
+def test_a_session_in_a_store_that_is_read_only_is_told_with_the_remedy(tmp_path):
+    code = "from support.sessions import SessionFolder; told(lambda: SessionFolder.opened(folder))"
+    on_disk(f"--bind {tmp_path} {tmp_path}", code, tmp_path)
+    mount = f"--bind {tmp_path} {tmp_path} && mount -o remount,ro,bind {tmp_path}"
+    said = on_disk(mount, code, tmp_path)
+    assert said.startswith("BuildFailedError\nopening a session")
+    assert "--artifacts=DIR" in said
+
+
 def test_a_session_without_room_is_told_and_can_end(tmp_path):
     code = """
 from support.artifacts import ArtifactStore, Recipe

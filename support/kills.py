@@ -138,6 +138,7 @@ class Gate:
     def leftovers(self) -> frozenset[str]:
         """List what lies where nothing should stay: unfinished artifacts, sessions, temporary files."""
         paths = [path for name in PASSING for path in (self.store / name).glob("*")]
+        paths += self.folder.glob(".*")  # evidence that is being written
         return frozenset(str(path.relative_to(self.folder)) for path in [*paths, *self.temp.iterdir()])
 
     def entries(self) -> frozenset[str]:
@@ -152,6 +153,7 @@ class Gate:
     def _started(self, junit: Path, output: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "acceptance", f"--chip={self.chip}"]
         command += [f"--spec={self.folder / 'spec.toml'}", f"--artifacts={self.store}", f"--junitxml={junit}"]
+        command += [f"--report-dir={self.folder / 'report'}"]
         env = {**os.environ, "TMPDIR": str(self.temp), "ACCEPTANCE_KILLS": self._mark, "COLUMNS": "200"}
         return subprocess.Popen(
             command,

@@ -14,6 +14,8 @@ from support.errors import NoSpaceError, ToolError
 
 __all__ = ["OwnFolder"]
 
+REMEDY = "set TMPDIR, or give --scratch=DIR, with a folder that can be written and has room"
+
 
 class OwnFolder:
     """
@@ -28,6 +30,8 @@ class OwnFolder:
         Beginning of its name.
     parent : Path or None
         Where to make it; the folder for temporary files by default.
+    remedy : str, optional
+        What helps if it cannot be made.
 
     Raises
     ------
@@ -35,11 +39,11 @@ class OwnFolder:
         If it cannot be made.
     """
 
-    def __init__(self, kind: str, parent: Path | None = None) -> None:
+    def __init__(self, kind: str, parent: Path | None = None, *, remedy: str = REMEDY) -> None:
         place = (parent or Path(tempfile.gettempdir())).resolve()
         for left in place.glob(f"{kind}*"):
             _clear(left)
-        self.path, self._lock = _made(kind, place)
+        self.path, self._lock = _made(kind, place, remedy)
 
     def close(self) -> None:
         """Remove it."""
@@ -49,9 +53,9 @@ class OwnFolder:
             self._lock = None
 
 
-def _made(kind: str, place: Path) -> tuple[Path, int | None]:
+def _made(kind: str, place: Path, remedy: str) -> tuple[Path, int | None]:
     while True:
-        path = _new(kind, place)
+        path = _new(kind, place, remedy)
         try:
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
@@ -67,14 +71,14 @@ def _made(kind: str, place: Path) -> tuple[Path, int | None]:
         os.close(lock)
 
 
-def _new(kind: str, place: Path) -> Path:
+def _new(kind: str, place: Path, remedy: str) -> Path:
     try:
         return Path(tempfile.mkdtemp(prefix=kind, dir=place))
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise (NoSpaceError if full else ToolError)(
             f"no folder for temporary files can be made in {place}: {error.strerror}",
-            remedy="set TMPDIR, or give --scratch=DIR, with a folder that can be written and has room",
+            remedy=remedy,
         ) from error
 
 

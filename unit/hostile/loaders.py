@@ -1,5 +1,6 @@
 """Everything that reads files from elsewhere: how a good one is made, and how it is read."""
 
+import datetime as dt
 import gzip
 import hashlib
 import json
@@ -32,6 +33,7 @@ from support.passes import read_heads, write_heads
 from support.reference import open_reference, write_reference
 from support.simulator.om import BrokenOmError, Om, OmTensor, read_om, write_om
 from support.spec import load_spec
+from support.waivers import load_waivers
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 LAYOUT = load_spec("shapes_d0").dataset
@@ -336,7 +338,18 @@ def load_weights(path):
     return key_violations(found, spec.model)
 
 
+def make_waivers(folder):
+    path = folder / "waivers.toml"
+    path.write_text('[[waiver]]\nclause = "stage_ap"\nreason = "r"\nowner = "o"\nexpires = 2026-12-01\n')
+    return path
+
+
+def read_waivers(path):
+    return load_waivers(path, [("stage_ap", None)], dt.date(2026, 11, 24))
+
+
 LOADERS = (
+    Loader("waivers", make_waivers, read_waivers, whole=False, number="2026"),
     Loader("spec", make_spec, lambda path: load_spec(str(path)), whole=False, number="41.22297239062063"),
     Loader("coco", make_coco, lambda path: open_dataset(path.parents[1], LAYOUT), json=True, number="1220.0"),
     Loader("jpeg", make_jpeg, open_image),

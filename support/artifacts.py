@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,10 +17,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from support.errors import BuildFailedError, NoSpaceError, SuiteError, SuiteTimeoutError
+from support.plain_files import read_plain
 
 __all__ = ["Artifact", "ArtifactStore", "Recipe", "disk_error", "file_sha256"]
 
 MANIFEST = "artifact.json"
+#: Bytes of a manifest; ours have 2 kB.
+MAX_BYTES = 2**24
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -164,15 +168,16 @@ class ArtifactStore:
 
     def _open(self, entry: Path, recipe: Recipe, name: str) -> Artifact | None:
         try:
-            manifest = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
+            manifest = json.loads(read_plain(entry / MANIFEST, MAX_BYTES))
             intact = (
                 manifest["recipe"] == recipe.as_json()
                 and manifest["files"]
+                and isinstance(manifest["facts"], dict)
                 and (entry / name).exists()
-                and all(_matches(entry / file, facts) for file, facts in manifest["files"].items())
+                and all(".." not in file and _matches(entry / file, facts) for file, facts in manifest["files"].items())
             )
             return _artifact(entry / name, recipe, manifest, built=False) if intact else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def _build(
@@ -257,7 +262,8 @@ def _facts(path: Path, *, hashed: bool) -> dict[str, Any]:
 
 
 def _matches(path: Path, facts: Mapping[str, Any]) -> bool:
-    if path.stat().st_size != facts["bytes"]:
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode) or found.st_size != facts["bytes"]:
         return False
     return facts["sha256"] is None or file_sha256(path) == facts["sha256"]
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from support.errors import NoBaselineError, UsageError, WrongDataError
+from support.plain_files import read_plain
 from support.timing import ThroughputEstimate
 from support.verdict import ReleaseVerdict
 
@@ -26,6 +27,8 @@ __all__ = [
     "verdict_record",
 ]
 
+#: Bytes of a saved run; every call that was timed is in it.
+MAX_BYTES = 2**28
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Count = Annotated[int, Field(gt=0)]
 _Text = Annotated[str, Field(min_length=1)]
@@ -203,7 +206,7 @@ def _account(
 
 def _entries(path: Path) -> list[SavedThroughput]:
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
+        run = json.loads(read_plain(path, MAX_BYTES).decode("utf-8"))
         accepted = (run.get("verdict") or {}).get("word") == "accepted"
         # Benchmarks of other things lie in the same files; only ours carry a throughput.
         found = [info for info in (entry["extra_info"] for entry in run["benchmarks"]) if "images_per_second" in info]
@@ -214,7 +217,7 @@ def _entries(path: Path) -> list[SavedThroughput]:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         problem = f"extra_info.{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problem = f"not readable as JSON: {error}"
     except (AttributeError, KeyError, TypeError) as error:
         problem = f"not the structure of a saved run: {type(error).__name__}: {error}"

@@ -22,6 +22,7 @@ import numpy as np
 from support import spec
 from support.errors import ContractViolationError, NoDataError, SpecError, ToolError, WrongDataError
 from support.known_checkpoints import known_checkpoint
+from support.plain_files import read_plain
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,9 @@ _WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "modul
 _PREFIXES = ("module.", "_orig_mod.")
 
 _UNKNOWN = "unknown"
+
+#: Bytes of a checkpoint we agree to read, and to unpack; that of a whole training of D7x has about 1 GB.
+_MOST_BYTES = 4 * 2**30
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,7 @@ def build_model(checkpoint: Checkpoint, model: spec.Model) -> torch.nn.Module:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_plain(path, _MOST_BYTES)
     except FileNotFoundError:
         raise NoDataError(f"there is no checkpoint {path}", remedy="--checkpoint=FILE") from None
     except OSError as error:
@@ -201,7 +205,11 @@ def _check_records(path: Path, data: bytes) -> None:
     if not data.startswith(b"PK"):
         return
     try:
-        bad = zipfile.ZipFile(io.BytesIO(data)).testzip()
+        archive = zipfile.ZipFile(io.BytesIO(data))
+        size = sum(entry.file_size for entry in archive.infolist())
+        if size > _MOST_BYTES:
+            raise ValueError(f"it unpacks to {size} bytes, {_MOST_BYTES} are the most")
+        bad = archive.testzip()
     except Exception as error:  # zipfile raises whatever the damaged field leads to
         raise _damaged(path, error) from error
     if bad is not None:

@@ -12,6 +12,7 @@ __all__ = ["measuring_code"]
 #: them has changed.
 MEASURING = (
     "anchors",
+    "arrays",
     "backends/base",
     "backends/onnx_runtime",
     "backends/torch_eager",
@@ -22,7 +23,9 @@ MEASURING = (
     "heads",
     "inputs",
     "kernels",
+    "onnx_files",
     "passes",
+    "plain_files",
     "timing",
 )
 

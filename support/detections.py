@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -14,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from support.anchors import anchor_boxes, level_sizes
+from support.arrays import load_arrays
 from support.errors import ContractViolationError, NoDataError, SuiteError, WrongDataError
 from support.heads import BOX_CODES, Heads, require_finite, require_heads
 from support.spec import Model
@@ -134,13 +133,7 @@ class Detections:
         """
         if not path.is_file():
             raise NoDataError(f"{path} does not exist", required="detections of an earlier run")
-        try:
-            # NumPy leaves a file open that it opened itself and could not read.
-            with path.open("rb") as stream:
-                file = np.load(stream, allow_pickle=False)
-                columns = {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-            raise WrongDataError(f"{path} is damaged: {error}", remedy="write it again") from error
+        columns = load_arrays(path, remedy="write it again")
         if columns.keys() != COLUMNS.keys():
             raise WrongDataError(f"{path} holds {sorted(columns)}", required=f"exactly {sorted(COLUMNS)}")
         try:

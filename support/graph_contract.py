@@ -50,8 +50,19 @@ def violations(
     sentences : list of str
         Worst first, each with what was found and what is required; empty if the graph keeps its contract.
     """
+    malformed = list(_malformed(model))
+    try:
+        return [*malformed, *_departures(model, graph, network, batch, pads_allowed=pads_allowed)]
+    except (ValueError, IndexError) as error:
+        # Sizes, types or names that contradict each other end the search.
+        text = " ".join(str(error).split())
+        return [*malformed, f"The graph contradicts itself: {text}; required: a graph that can be examined."]
+
+
+def _departures(
+    model: onnx.ModelProto, graph: spec.Graph, network: spec.Model, batch: int, *, pads_allowed: bool
+) -> list[str]:
     return [
-        *_malformed(model),
         *_opset(model, graph),
         *_input(model, graph, network, batch),
         *_outputs(model, network, batch),
@@ -76,7 +87,7 @@ def _malformed(model: onnx.ModelProto) -> Iterator[str]:
 
     try:
         onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
         yield f"The ONNX checker refuses the graph: {' '.join(str(error).split())}; required: a graph that it accepts."
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from support.errors import WrongDataError
+from support.plain_files import read_plain
 from support.spec import Model
 
 __all__ = ["Geometry", "InputFormat", "letterbox", "normalise", "open_image", "read_image"]
 
 #: Pixels above which Pillow suspects a decompression bomb (its own default, here an error and not a warning).
 MAX_PIXELS = 1024**3 // 4 // 3
+#: Bytes of an image file: more than those pixels take unpacked.
+MAX_BYTES = 2**28
 #: File formats we let Pillow try. Its others include some that start external programs.
 FORMATS = ("JPEG", "PNG")
 # What Pillow raises on damaged files, besides its own errors.
@@ -91,7 +95,7 @@ def open_image(path: Path) -> Image.Image:
         If the file is no JPEG or PNG, is damaged or cut short, or claims an absurd number of pixels.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(BytesIO(read_plain(path, MAX_BYTES)), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise WrongDataError(f"{path}: {image.width} x {image.height} pixels", required=f"at most {MAX_PIXELS}")
             return image.convert("RGB")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from support.errors import NoDataError, WrongDataError
+from support.plain_files import read_plain
 
 if TYPE_CHECKING:
     import onnx
@@ -97,13 +99,12 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 def _read(path: Path) -> bytes:
     try:
-        size = path.stat().st_size
-        if size > _MOST_BYTES:
-            raise _not_a_model(path, f"it has {size} bytes, a model in one file at most {_MOST_BYTES}")
-        return path.read_bytes()
+        return read_plain(path, _MOST_BYTES)
     except FileNotFoundError:
         raise NoDataError(f"there is no ONNX file {path}", remedy="--onnx=FILE") from None
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise _not_a_model(path, error.strerror) from error
         raise NoDataError(f"the ONNX file {path} cannot be read: {error}", remedy="--onnx=FILE") from error
 
 

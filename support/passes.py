@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from support.arrays import load_arrays
 from support.detections import Detections
 from support.engine import Pass
+from support.errors import WrongDataError
 from support.heads import Heads
 from support.timing import PassTiming
 
@@ -31,10 +33,22 @@ def write_heads(path: Path, heads: Heads) -> None:
 
 
 def read_heads(path: Path) -> Heads:
-    """Read what `write_heads` wrote."""
-    with np.load(path, allow_pickle=False) as file:
-        levels = range(len(file.files) // len(KINDS))
-        return Heads(*(tuple(file[f"{kind}_{level}"] for level in levels) for kind in KINDS))
+    """
+    Read what `write_heads` wrote.
+
+    Raises
+    ------
+    WrongDataError
+        If the file is damaged or holds anything but heads.
+    """
+    arrays = load_arrays(path, remedy="write it again")
+    levels = range(len(arrays) // len(KINDS))
+    names = [[f"{kind}_{level}" for level in levels] for kind in KINDS]
+    if sorted(arrays) != sorted([*names[0], *names[1]]) or any(array.dtype != np.float32 for array in arrays.values()):
+        found = ", ".join(f"{name} {array.dtype}" for name, array in arrays.items())
+        raise WrongDataError(f"{path} holds {found}", required="class and box heads of every level in float32")
+    classes, boxes = (tuple(arrays[name] for name in level) for level in names)
+    return Heads(classes, boxes)
 
 
 def write_pass(folder: Path, measured: Pass) -> Mapping[str, Any]:

@@ -13,12 +13,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from support.arrays import MAX_BYTES
 from support.artifacts import file_sha256
 from support.dataset import CocoDataset
 from support.detections import Detections
 from support.errors import NoReferenceError, UsageError, WrongDataError
 from support.heads import Heads
 from support.passes import read_heads, write_heads
+from support.plain_files import read_plain
 from support.spec import AcceptanceSpec, Model
 
 __all__ = [
@@ -34,6 +36,8 @@ __all__ = [
 FACTS = "reference.json"
 DETECTIONS = "detections.npz"
 GOLDEN = "golden.npz"
+#: Bytes of facts; those of 5,000 images have 0.1 MB.
+MAX_FACTS = 2**26
 
 
 class ReferenceFacts(BaseModel):
@@ -144,7 +148,7 @@ def open_reference(folder: Path) -> Reference:
             f"{folder} holds no reference bundle", required=FACTS, remedy="make one with --record-reference=DIR"
         )
     try:
-        facts = ReferenceFacts.model_validate_json(path.read_bytes())
+        facts = ReferenceFacts.model_validate_json(read_plain(path, MAX_FACTS))
     except OSError as error:
         raise WrongDataError(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
@@ -157,6 +161,8 @@ def open_reference(folder: Path) -> Reference:
 
 
 def _check_seal(path: Path, sealed: str) -> None:
+    if path.is_file() and (size := path.stat().st_size) > MAX_BYTES:
+        raise WrongDataError(f"{path} has {size} bytes", required=f"at most {MAX_BYTES}")
     found = file_sha256(path) if path.is_file() else None
     if found is None or found != sealed:
         raise WrongDataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from support.ascend.bench_summary import Summary, read_summary
@@ -172,8 +174,12 @@ class ResultFolder:
         return joined_heads([self._of_image(stem) for stem in stems])
 
     def _of_image(self, stem: str) -> Heads:
-        by_size = {_payload(path): path for path in self.files[stem]}
-        arrays = tuple(_read(by_size[_bytes(shape)], shape) for shape in self.shapes)
+        try:
+            by_size = {_payload(path): path for path in self.files[stem]}
+            arrays = tuple(_read(by_size[_bytes(shape)], shape) for shape in self.shapes)
+        except (OSError, KeyError) as error:
+            found = f"{self.folder}: files of {stem} have changed since they were listed: {error}"
+            raise WrongDataError(found, required="files that nobody writes to", remedy=AGAIN) from error
         levels = len(arrays) // 2
         return Heads(arrays[:levels], arrays[levels:])
 
@@ -190,15 +196,16 @@ def _shapes_by_size(model: Model) -> tuple[tuple[int, ...], ...]:
 
 
 def _fault(path: Path, stems: Collection[str], summary: Summary | None) -> str:
-    match = NAME.fullmatch(path.name)
-    if not match or match[1] not in stems:
+    match, found = NAME.fullmatch(path.name), path.lstat()
+    # A link may lead anywhere, and a pipe would be waited for.
+    if not match or match[1] not in stems or not stat.S_ISREG(found.st_mode):
         return SURPLUS
     if summary is None:
         return ""
     if summary.files is not None and path.name not in summary.files:
         return STALE
     # The summary is written last. What is newer comes from a run into the same directory that was broken off.
-    return NEWER if path.stat().st_mtime_ns > summary.path.stat().st_mtime_ns else ""
+    return NEWER if found.st_mtime_ns > summary.path.stat().st_mtime_ns else ""
 
 
 def _bytes(shape: Sequence[int]) -> int:
@@ -209,8 +216,8 @@ def _payload(path: Path) -> int:
     if path.suffix == ".bin":
         return path.stat().st_size
     try:
-        return int(np.load(path, mmap_mode="r", allow_pickle=False).nbytes)
-    except (OSError, ValueError, EOFError):
+        return int(open_memmap(path, mode="r").nbytes)
+    except Exception:  # numpy raises whatever the damaged header leads to
         return 0
 
 
@@ -218,12 +225,12 @@ def _read(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
     try:
         if path.suffix == ".bin":
             return np.fromfile(path, "<f4").astype(np.float32, copy=False).reshape(shape)
-        array = np.load(path, allow_pickle=False)
+        array = open_memmap(path, mode="r")
     except (OSError, ValueError) as error:
         raise WrongDataError(f"{path} cannot be read: {error}") from error
     if array.dtype != np.float32 or array.shape != shape:
         raise WrongDataError(f"{path} is {array.dtype} {list(array.shape)}", required=f"float32 {list(shape)}")
-    return np.ascontiguousarray(array)
+    return np.array(array)
 
 
 def _refuse(folder: Path, problem: str, names: Sequence[str], remedy: str = AGAIN) -> None:

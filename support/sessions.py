@@ -42,15 +42,15 @@ class SessionFolder:
             If `root` is full or cannot be written.
         """
         folder = root / "sessions"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise disk_error(error, "opening a session", root) from error
-        for left in folder.glob("*.lock"):
-            _clear(left)
         path = folder / uuid.uuid4().hex
         lock = FileLock(path.with_suffix(".lock"))
-        lock.acquire()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob("*.lock"):
+                _clear(left)
+            lock.acquire()
+        except OSError as error:
+            raise disk_error(error, "opening a session", root) from error
         return cls(path, lock)
 
     @classmethod

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from support.clauses import CATALOGUE, RUNG_QUANTITIES, Direction, Mode, Precision, Quantity, Unit
 from support.errors import SpecError
+from support.plain_files import read_plain
 
 if TYPE_CHECKING or sys.version_info >= (3, 11):
     import tomllib
@@ -22,6 +23,8 @@ else:
 
 __all__ = ["AcceptanceSpec", "Baseline", "Clause", "Limit", "load_spec", "spec_path"]
 
+#: Bytes of a spec; ours have 30 kB.
+MAX_BYTES = 2**20
 SPEC_FOLDER = Path(__file__).resolve().parent.parent / "acceptance"
 
 #: The one precision mode of atc that lowers nothing. In force_fp32, which is cube_fp16in_fp32out, convolutions prefer
@@ -448,8 +451,9 @@ def _read_tables(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         raise SpecError(f"{path}: extends: the specs extend each other in a circle")
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        tables = tomllib.loads(read_plain(path, MAX_BYTES).decode("utf-8"))
+    # Not every number and nesting that TOML allows can be read; what is raised then is no TOMLDecodeError.
+    except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"{path}: not a readable TOML file: {error}") from error
     base = tables.pop("extends", None)
     if base is None:

@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from support.errors import UsageError
+from support.plain_files import read_plain
 from support.spec import Text
 from support.verdict import ClauseVerdict
 
@@ -104,10 +105,7 @@ def load_waivers(path: Path, required: Collection[tuple[str, int | None]], today
 def _read(path: Path) -> tuple[Waiver, ...]:
     required = "a table [[waiver]] with clause, reason, owner, expires and, if it is for one batch size, batch"
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_BYTES + 1)
-        if len(text) > MAX_BYTES:
-            raise UsageError(f"--waivers={path}: more than {MAX_BYTES} bytes", required=required)
+        text = read_plain(path, MAX_BYTES)
         return _File.model_validate(tomllib.loads(text.decode())).waiver
     except OSError as error:
         raise UsageError(f"--waivers={path}: {error.strerror}", required="a TOML file") from None

@@ -71,7 +71,7 @@ def test_what_is_no_model_is_wrong_data(data, tmp_path):
 def test_a_file_larger_than_any_model_is_not_read(tmp_path, monkeypatch):
     path = saved(tmp_path, small_model())
     monkeypatch.setattr(onnx_files, "_MOST_BYTES", 10)
-    with pytest.raises(WrongDataError, match=r"it has \d+ bytes, a model in one file at most 10"):
+    with pytest.raises(WrongDataError, match=r"it has \d+ bytes, 10 are the most"):
         load_onnx(path)
 
 

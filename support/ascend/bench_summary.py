@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from support.errors import WrongDataError
+from support.plain_files import read_plain
 
 __all__ = ["Printed", "Summary", "parse_output", "read_summary"]
 
 #: Inside the result directory until November 2022, beside it since.
 INSIDE, BESIDE = "sumary.json", "_summary.json"
+#: Bytes of a summary; that of 5,000 images has 10 MB, most of it names of files.
+MAX_BYTES = 2**28
 NUMBER = r"([\d.eE+-]+)"
 #: The label of the batch size changed in January 2023.
 THROUGHPUT = re.compile(
@@ -80,7 +84,7 @@ def read_summary(folder: Path) -> Summary | None:
     WrongDataError
         If it is damaged, or if there are two.
     """
-    places = [path for path in (folder / INSIDE, folder.with_name(folder.name + BESIDE)) if path.is_file()]
+    places = [path for path in (folder / INSIDE, folder.with_name(folder.name + BESIDE)) if os.path.lexists(path)]
     if len(places) > 1:
         raise WrongDataError(f"{folder} has two summaries: {places[0]} and {places[1]}", remedy="remove the stale one")
     return _read(places[0]) if places else None
@@ -88,13 +92,13 @@ def read_summary(folder: Path) -> Summary | None:
 
 def _read(path: Path) -> Summary:
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(read_plain(path, MAX_BYTES).decode("utf-8"))
         times = [_milliseconds(item) for item in facts.get("npu_compute_time_list", [])]
         mean, throughput = float(facts["NPU_compute_time"]["mean"]), float(facts["throughput"])
         files = _files(facts)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise WrongDataError(f"{path}: {type(error).__name__}: {error}", required="a summary of ais_bench") from error
-    if not all(math.isfinite(value) and value > 0 for value in (*times, mean, throughput)):
+    if not all(math.isfinite(value) and value > 0 for value in (*times, mean, throughput, mean * throughput)):
         raise WrongDataError(
             f"{path}: a duration or the throughput is not a positive number", required="milliseconds, images per second"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +20,7 @@ from support.engine import Pass, Plan, joined_heads
 from support.errors import ContractViolationError, ToolError
 from support.feed import require_space
 from support.heads import head_shapes
+from support.own_folders import OwnFolder
 from support.progress import Advance, Progress
 from support.result_files import ResultFolder, decoded_results, timing_of
 from support.spec import Model
@@ -192,13 +192,13 @@ def _shifted(advance: Advance, first: int, total: int) -> Advance:
 @contextmanager
 def _workspace(parent: Path) -> Iterator[Path]:
     # New and ours alone: results of an earlier run cannot be taken for ours, and newer versions ask for it.
-    folder = Path(tempfile.mkdtemp(prefix="acceptance-files-", dir=parent.resolve()))
+    folder = OwnFolder("acceptance-files-", parent)
     try:
         for name in (INPUTS, OUTPUT):
-            (folder / name).mkdir(mode=0o700)
-        yield folder
+            (folder.path / name).mkdir(mode=0o700)
+        yield folder.path
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        folder.close()
 
 
 def _chunk(

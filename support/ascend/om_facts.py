@@ -89,7 +89,7 @@ def parse_om_json(text: str) -> OmFacts:
         model = json.loads(text)
         attributes = {item["key"]: item["value"].get("s") for item in model.get("attr", []) if "value" in item}
         return _facts(attributes, model["graph"])
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError) as error:
         raise ToolError(
             f"atc --mode=1 wrote something else than a model: {type(error).__name__}: {error}",
             remedy="look whether this CANN is newer than the suite: it may describe models in another way",

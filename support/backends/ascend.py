@@ -8,7 +8,6 @@ import os
 import select
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -32,6 +31,7 @@ from support.errors import (
     SuiteTimeoutError,
     ToolError,
 )
+from support.own_folders import OwnFolder
 
 __all__ = ["AclBackend"]
 
@@ -184,7 +184,8 @@ class _Worker:
 
     def __init__(self, host: AscendHost, python: AclPython) -> None:
         # A folder of our own: the runtime refuses models that others may change, links, and odd names.
-        self._folder = Path(tempfile.mkdtemp(prefix="acceptance-")).resolve()
+        self._own = OwnFolder("acceptance-model-")
+        self._folder = self._own.path
         self._log = self._folder / "native.log"
         their_read, our_write = os.pipe()
         our_read, their_write = os.pipe()
@@ -205,7 +206,7 @@ class _Worker:
         except OSError as error:
             os.close(our_read)
             os.close(our_write)
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._own.close()
             raise ToolError(f"{python.path} cannot be started: {error}", remedy="check --acl-python") from error
         finally:
             os.close(their_read)
@@ -305,7 +306,7 @@ class _Worker:
                 raise
         finally:
             os.close(self._read)
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._own.close()
 
 
 @contextmanager

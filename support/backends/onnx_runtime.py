@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from support.backends.base import Backend, TensorInfo, only_input, runtime_failure
 from support.errors import ContractViolationError, NoDeviceError, SuiteError, ToolError, WrongDeviceError
+from support.onnx_files import load_onnx
 
 __all__ = ["CudaBackend", "OnnxCpuBackend"]
 
@@ -32,6 +33,8 @@ class _OnnxBackend(Backend):
                 f"ONNX Runtime {runtime.__version__} has no {self.provider}: {runtime.get_available_providers()}",
                 remedy="pip uninstall onnxruntime && pip install '.[cuda]' in the checkout",
             )
+        # The runtime would follow the names of further files that a model may hold.
+        load_onnx(self._path)
         try:
             self._session = runtime.InferenceSession(
                 str(self._path), sess_options=self._options(runtime), providers=self._providers()

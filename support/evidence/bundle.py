@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,12 +17,15 @@ from support.evidence.columns import load_columns, save_columns
 from support.evidence.model import EVIDENCE, SEAL, SIGNATURE, TRUTH, BundleName, EvidenceDocument
 from support.evidence.seal import read_sealed, require_files, seal, sealed_files
 from support.evidence.truth import load_truth, save_truth
+from support.own_folders import OwnFolder
 
 __all__ = ["Bundle", "read_bundle", "require_replaceable", "write_bundle"]
 
 #: What may lie in the folder of a bundle, so that only bundles are ever replaced.
 PAGES = frozenset({"report.html", "report.md"})
 KNOWN = PAGES | {EVIDENCE, SEAL, SIGNATURE, "detections", TRUTH, "pictures"}
+#: Beginning of the name of a bundle that is being written.
+UNFINISHED = ".acceptance-bundle-"
 _NAMES = TypeAdapter(list[BundleName])
 
 
@@ -99,10 +100,12 @@ def write_bundle(
     _require_parts(document, detections, reference, truth)
     named = {f"pictures/{name}": data for name, data in pictures.items()}
     _NAMES.validate_python(list(named))
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    own = None
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        own = OwnFolder(UNFINISHED, folder.parent, remedy="give --report-dir=DIR on a disk with room")
+        partial = own.path / "bundle"
+        partial.mkdir()
         _write_parts(partial, document, detections, reference, truth, named)
         if write_pages is not None:
             write_pages(Bundle(partial, document))
@@ -112,7 +115,8 @@ def write_bundle(
     except OSError as error:
         raise disk_error(error, "writing the evidence", folder.parent) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if own is not None:
+            own.close()
     return folder
 
 
@@ -173,17 +177,18 @@ def _place(folder: Path, name: str) -> Path:
 
 def _publish(partial: Path, folder: Path) -> None:
     # An earlier bundle steps aside until the new one is in place.
-    earlier = folder.with_name(f"{partial.name}.earlier")
     if not folder.exists():
         partial.rename(folder)
         return
+    # Not beside the unfinished one before this is in place: whoever clears that away after a kill would lose both.
+    earlier = folder.with_name(f".{folder.name}.earlier{partial.parent.name}")
     folder.rename(earlier)
     try:
         partial.rename(folder)
     except BaseException:
         earlier.rename(folder)
         raise
-    shutil.rmtree(earlier, ignore_errors=True)
+    earlier.rename(partial)
 
 
 def read_bundle(folder: Path) -> Bundle:

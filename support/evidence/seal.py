@@ -53,9 +53,10 @@ def read_sealed(folder: Path) -> bytes:
     for file in (path, seal_path):
         if not file.is_file() or file.is_symlink():
             raise NoDataError(f"{file} is not a file", required=f"a bundle of evidence, with {EVIDENCE} and {SEAL}")
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise WrongDataError(f"{path} has {size} bytes", required=f"at most {MAX_BYTES}")
-    found, sealed = f"{file_sha256(path)}  {EVIDENCE}\n", seal_path.read_bytes()[:MAX_BYTES]
+    for file in (path, seal_path):
+        if (size := file.stat().st_size) > MAX_BYTES:
+            raise WrongDataError(f"{file} has {size} bytes", required=f"at most {MAX_BYTES}")
+    found, sealed = f"{file_sha256(path)}  {EVIDENCE}\n", seal_path.read_bytes()
     if found.encode() != sealed:
         raise WrongDataError(
             f"{path} was changed: it is sha256 {found[:64]}", required=f"as {SEAL} says", remedy=REMEDY
@@ -79,13 +80,15 @@ def require_files(folder: Path, sealed: Mapping[str, SealedFile]) -> None:
             f"{folder / name} {what}", required=f"the {len(sealed)} files of {EVIDENCE}", remedy=REMEDY
         )
     for name, facts in sealed.items():
-        here = SealedFile(bytes=found[name].stat().st_size, sha256=file_sha256(found[name]))
-        if here != facts:
-            raise WrongDataError(
-                f"{folder / name} was changed: it has {here.bytes} bytes and sha256 {here.sha256}",
-                required=f"{facts.bytes} bytes and sha256 {facts.sha256}",
-                remedy=REMEDY,
-            )
+        # The size first: a file that has grown may be too large to be hashed.
+        if (size := found[name].stat().st_size) != facts.bytes:
+            raise _changed(found[name], f"{size} bytes", f"{facts.bytes} bytes")
+        if (digest := file_sha256(found[name])) != facts.sha256:
+            raise _changed(found[name], f"sha256 {digest}", f"sha256 {facts.sha256}")
+
+
+def _changed(path: Path, found: str, required: str) -> WrongDataError:
+    return WrongDataError(f"{path} was changed: it has {found}", required=required, remedy=REMEDY)
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -10,9 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from support.plain_files import read_plain
+
 __all__ = ["BrokenOmError", "Om", "OmTensor", "read_om", "write_om"]
 
 MAGIC = b"SIMULATED-OM-2\n"
+#: Protobuf ends there, and so do models.
+MAX_BYTES = 2**31
 LENGTH = struct.Struct("<Q")
 
 
@@ -86,15 +90,18 @@ def read_om(path: Path) -> Om:
     BrokenOmError
         If the file is none, or is not as it was written.
     """
-    data = path.read_bytes()
+    data = read_plain(path, MAX_BYTES)
     if not data.startswith(MAGIC):
         raise BrokenOmError(f"{path} is not a compiled model")
     start = len(MAGIC) + hashlib.sha256().digest_size
     digest, content = data[len(MAGIC) : start], data[start:]
     if hashlib.sha256(content).digest() != digest:
         raise BrokenOmError(f"{path} is damaged")
-    (size,) = LENGTH.unpack_from(content)
-    return _om(json.loads(content[LENGTH.size : LENGTH.size + size]), content[LENGTH.size + size :])
+    try:
+        (size,) = LENGTH.unpack_from(content)
+        return _om(json.loads(content[LENGTH.size : LENGTH.size + size]), content[LENGTH.size + size :])
+    except (struct.error, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BrokenOmError(f"{path} holds something else than its magic says: {error}") from error
 
 
 def _om(facts: Mapping[str, Any], graph: bytes) -> Om:

@@ -15,7 +15,14 @@ from support.backends.base import Backend, TensorInfo, only_input
 from support.backends.onnx_runtime import CudaBackend, OnnxCpuBackend
 from support.backends.torch_eager import TorchBackend
 from support.deadline import deadline
-from support.errors import ContractViolationError, NoDeviceError, SuiteTimeoutError, ToolError, WrongDeviceError
+from support.errors import (
+    ContractViolationError,
+    NoDeviceError,
+    SuiteTimeoutError,
+    ToolError,
+    WrongDataError,
+    WrongDeviceError,
+)
 from support.heads import head_shapes
 from support.spec import load_spec
 from unit.simulator import stand_in
@@ -304,11 +311,11 @@ def test_a_network_that_fails_is_a_failure_of_the_tool(network):
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no model", b"\x08\x06"])
-def test_a_damaged_model_is_a_failure_of_the_tool_and_named(tmp_path, content):
+def test_a_damaged_model_is_wrong_data_and_named(tmp_path, content):
     pytest.importorskip("onnxruntime")
     path = tmp_path / "broken.onnx"
     path.write_bytes(content)
-    with pytest.raises(ToolError, match=r"ONNX Runtime loading broken\.onnx failed: ."), OnnxCpuBackend(path):
+    with pytest.raises(WrongDataError, match=r"broken\.onnx is damaged"), OnnxCpuBackend(path):
         pytest.fail("the context was entered")
 
 

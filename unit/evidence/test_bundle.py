@@ -229,3 +229,9 @@ def test_a_run_that_was_stopped_before_anything_was_measured_has_a_bundle_too(do
     folder = write_bundle(tmp_path / "bundle", stopped, detections={}, reference=None, truth=None, pictures={})
     read = read_bundle(folder)
     assert (read.passes, read.reference, read.truth) == ({}, None, None)
+
+
+def test_what_a_killed_session_left_unfinished_is_cleared_away(world, tmp_path):
+    (tmp_path / ".acceptance-bundle-left/bundle").mkdir(parents=True)
+    world.write(tmp_path / "bundle")
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

@@ -3,9 +3,9 @@ import zipfile
 import numpy as np
 import pytest
 
+from support import arrays
 from support.errors import WrongDataError
-from support.evidence import columns
-from support.evidence.columns import load_columns, save_columns
+from support.evidence.columns import COLUMNS, load_columns, save_columns
 
 
 @pytest.fixture
@@ -15,8 +15,8 @@ def path(world, tmp_path):
 
 
 def test_a_pass_takes_less_room_than_its_arrays(world, path):
-    arrays = sum(getattr(world.passes[8], name).nbytes for name in columns.COLUMNS)
-    assert path.stat().st_size < arrays
+    bytes_in_all = sum(getattr(world.passes[8], name).nbytes for name in COLUMNS)
+    assert path.stat().st_size < bytes_in_all
 
 
 def test_anchors_are_not_kept(path):
@@ -43,14 +43,14 @@ def test_a_missing_column_is_named(world, path):
 
 
 def test_a_column_of_another_type_is_named(world, path):
-    kept = {name: getattr(world.passes[8], name) for name in columns.COLUMNS}
+    kept = {name: getattr(world.passes[8], name) for name in COLUMNS}
     np.savez(path, **{**kept, "scores": kept["scores"].astype(np.float64)})
     with pytest.raises(WrongDataError, match=r"pass.npz: column scores of the detections is float64"):
         load_columns(path)
 
 
 def test_pickled_objects_are_not_loaded(world, path):
-    kept = {name: getattr(world.passes[8], name) for name in columns.COLUMNS}
+    kept = {name: getattr(world.passes[8], name) for name in COLUMNS}
     np.savez(path, **{**kept, "scores": np.array([print], dtype=object)})
     with pytest.raises(WrongDataError, match="allow_pickle=False"):
         load_columns(path)
@@ -59,6 +59,6 @@ def test_pickled_objects_are_not_loaded(world, path):
 def test_an_archive_that_unpacks_to_more_than_any_pass_is_not_unpacked(path, monkeypatch):
     with zipfile.ZipFile(path) as archive:
         size = sum(entry.file_size for entry in archive.infolist())
-    monkeypatch.setattr(columns, "MAX_BYTES", size - 1)
+    monkeypatch.setattr(arrays, "MAX_BYTES", size - 1)
     with pytest.raises(WrongDataError, match=rf"unpacks to {size} bytes"):
         load_columns(path)

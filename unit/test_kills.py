@@ -1,0 +1,83 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.errors import ContractViolationError, ToolError
+from support.kills import Ended, kill_gates
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+LINE = "accepted: shapes_16 on cpu (not a release)"
+
+
+class FakeGate:
+    """Ends as it is told: by its killer, or with a verdict, a store and leftovers."""
+
+    chip, folder = "cpu", Path("nowhere")
+
+    def __init__(self, verdicts=(), status=0, killed_status=-9, entries=(), leftovers=(), line=LINE):
+        self.verdicts, self.status, self.killed_status, self.line = dict(verdicts), status, killed_status, line
+        self.changed_entries, self.changed_leftovers = frozenset(entries), frozenset(leftovers)
+        self.runs, self.stores = 0, 0
+
+    def run(self, *, killer=None):
+        self.runs += 1
+        if killer and self.runs > 1:
+            return Ended("SIGKILL", self.killed_status, 1.0, "stopped", {})
+        changed = self.verdicts if self.runs > 1 else {}
+        status = self.status if self.runs > 1 else 0
+        line = self.line if self.runs > 1 else LINE
+        return Ended("", status, 1.0, f"output\n{line}\n", {"coverage 1": "accepted", **changed})
+
+    def leftovers(self):
+        return frozenset({"tmp/.ses"}) | (self.changed_leftovers if self.runs > 1 else frozenset())
+
+    def entries(self):
+        return frozenset({"onnx/a/model.onnx"}) | (self.changed_entries if self.runs > 1 else frozenset())
+
+    def renew(self):
+        self.stores += 1
+
+
+def killed(gate, kills=8):
+    return kill_gates(gate, kills, 0, lambda line: None)
+
+
+def test_kills_and_runs_that_completed_are_counted():
+    gate = FakeGate()
+    assert killed(gate).startswith("8 kills (8 SIGKILL) of cpu, 2 runs completed on 2 stores in ")
+    assert gate.runs == 1 + 8 + 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"verdicts": {"coverage 1": "rejected"}}, "1 clauses differ: coverage 1"),
+        ({"status": 1}, "status 1"),
+        ({"line": "undetermined: shapes_16 on cpu"}, "'undetermined: shapes_16 on cpu'"),
+        ({"killed_status": 0}, "after SIGKILL the status is 0"),
+        ({"leftovers": ["store/partial/onnx-a"]}, "left behind or lost: store/partial/onnx-a"),
+        ({"entries": ["onnx/b/model.onnx"]}, "left behind or lost: onnx/b/model.onnx"),
+    ],
+)
+def test_what_an_undisturbed_run_does_not_do_is_found_out(changes, found):
+    with pytest.raises(ContractViolationError, match=found.replace("(", r"\(")):
+        killed(FakeGate(**changes))
+
+
+def test_a_gate_that_does_not_accept_the_kit_is_not_killed(monkeypatch):
+    gate = FakeGate()
+    monkeypatch.setattr(gate, "run", lambda **_: Ended("", 1, 1.0, "rejected: shapes_16 on cpu", {"coverage 1": "x"}))
+    with pytest.raises(ToolError, match="the undisturbed run ended with 1"):
+        killed(gate)
+
+
+@pytest.mark.slow
+@pytest.mark.needs_torch
+def test_the_gate_bears_kills_at_random_moments():
+    command = [sys.executable, "-m", "support.kills", "--kills=6"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=1800, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("6 kills (")
+    assert "0 wrong verdicts, 0 stores to repair, nothing left behind" in done.stdout

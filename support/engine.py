@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ class Plan:
     order : sequence of int
         Rows of the feed in the order in which they fill the batches.
     warm_up_calls : int
-        Calls on the first batch before samples count.
+        Calls on the first batch before samples count, at least.
     golden : int
         Number of leading images whose raw heads are kept.
     call_seconds : float
@@ -45,6 +46,8 @@ class Plan:
         Shown with the progress.
     chip : str
         What the samples are of.
+    steady : callable
+        Told the seconds of the calls so far, whether the warm-up may end.
     """
 
     order: Sequence[int]
@@ -53,6 +56,7 @@ class Plan:
     call_seconds: float
     title: str
     chip: str
+    steady: Callable[[Sequence[float]], bool] = lambda seconds: True
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ def run_pass(feed: Feed, backend: Backend, decoder: Decoder, model: Model, plan:
     with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as decoding, progress.step(plan.title) as advance:
         coming = reading.submit(_load, feed, batches[0], buffers[0])
         _warm_up(backend, coming.result(), plan)
+        start = time.perf_counter()
         decoded: deque[Future[Detections]] = deque()
         for place, rows in enumerate(batches):
             tensor = coming.result()
@@ -115,14 +120,34 @@ def run_pass(feed: Feed, backend: Backend, decoder: Decoder, model: Model, plan:
             decoded.append(decoding.submit(_decode, feed, decoder, heads, rows))
             advance(min((place + 1) * backend.batch, len(plan.order)), len(plan.order))
         parts += [future.result() for future in decoded]
-    return _result(plan, backend, batches, Detections.concatenate(parts), golden)
+        seconds = time.perf_counter() - start
+    return _result(plan, backend, batches, Detections.concatenate(parts), golden, seconds)
 
 
-def repeated_image(feed: Feed, backend: Backend, model: Model, row: int) -> Heads:
-    """Compute a batch in which one image fills every slot; two calls, joined, where the batch has one slot."""
+def repeated_image(feed: Feed, backend: Backend, model: Model, row: int, *, calls: int) -> Heads:
+    """
+    Compute a batch in which one image fills every slot, again and again.
+
+    Parameters
+    ----------
+    feed, backend, model
+        As for `run_pass`.
+    row : int
+        Which image.
+    calls : int
+        How often; at least twice where the batch has one slot.
+
+    Returns
+    -------
+    heads : Heads
+        Of the first call; of the first two, joined, where the batch has one slot.
+    """
     tensor = _load(feed, [row], np.empty(backend.input.shape, np.float32))
-    calls = 2 if backend.batch == 1 else 1
-    return joined_heads([pair_heads(backend.infer(tensor), model, backend.batch) for _ in range(calls)])
+    kept = 2 if backend.batch == 1 else 1
+    heads = joined_heads([pair_heads(backend.infer(tensor), model, backend.batch) for _ in range(kept)])
+    for _ in range(calls - kept):
+        backend.infer(tensor)
+    return heads
 
 
 def _batches(order: Sequence[int], size: int) -> list[Sequence[int]]:
@@ -138,7 +163,7 @@ def _load(feed: Feed, rows: Sequence[int], buffer: NDArray[np.float32]) -> NDArr
 
 
 def _warm_up(backend: Backend, tensor: NDArray[np.float32], plan: Plan) -> None:
-    for _ in range(plan.warm_up_calls):
+    while len(backend.samples) < plan.warm_up_calls or not plan.steady(backend.samples):
         with deadline(plan.call_seconds, f"{plan.title}, warm-up"):
             backend.infer(tensor)
 
@@ -171,15 +196,21 @@ def joined_heads(parts: Sequence[Heads]) -> Heads:
 
 
 def _result(
-    plan: Plan, backend: Backend, batches: Sequence[Sequence[int]], detections: Detections, golden: Sequence[Heads]
+    plan: Plan,
+    backend: Backend,
+    batches: Sequence[Sequence[int]],
+    detections: Detections,
+    golden: Sequence[Heads],
+    seconds: float,
 ) -> Pass:
-    counted = backend.samples[-len(batches) :]
+    counted = zip(backend.samples[-len(batches) :], batches, backend.copy_seconds[-len(batches) :], strict=True)
     timing = PassTiming(
         chip=plan.chip,
         batch=backend.batch,
-        calls=tuple(CallSample(seconds, len(rows)) for seconds, rows in zip(counted, batches, strict=True)),
+        calls=tuple(CallSample(took, len(rows), copies) for took, rows, copies in counted),
         warm_up=tuple(backend.samples[: -len(batches)]),
         timer=backend.timer,
         includes_copies=backend.includes_copies,
+        pass_seconds=seconds,
     )
     return Pass(detections, timing, joined_heads(golden), max(0, len(detections.images) - len(plan.order)))

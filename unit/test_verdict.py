@@ -71,6 +71,7 @@ CLEAN_AND_BROKEN = {
     "class_size_guard": {"change_p_value": (1, 1e-9), "class_ap_drop": (0, 50), "size_ap_drop": (0, 10)},
     "scorer_agreement": {"ap_difference": (1e-13, 1e-3)},
     "timed_outputs": {"different_images": FAULT, "mixed_different_images": (0, 8)},
+    "throughput_fresh_inputs": {"speedup": (0.98, 10)},
     "throughput_vs_310": {"ratio": (1.25, 1.15)},
     "throughput_vs_t4": {"ratio": (1.65, 1.55)},
     "throughput_best_vs_310": {"ratio": (1.25, 1.15)},

@@ -127,6 +127,11 @@ class AclBackend(Backend):
         pairs = zip(self.outputs, self._transfer.outputs(slot), strict=True)
         return {info.name: data.view(info.dtype).reshape(info.shape) for info, data in pairs}
 
+    @property
+    def copy_seconds(self) -> list[float | None]:
+        """Seconds of the copies of every call to and from the device; None where this generation does not tell."""
+        return [None if copies is None else sum(copies) for copies in self.copies]
+
     def _seconds(self, wall: float) -> float:
         self.walls.append(wall)
         return self._compute

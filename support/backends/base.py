@@ -79,6 +79,11 @@ class Backend(ABC):
         """Images in one call."""
         return self.input.shape[0]
 
+    @property
+    def copy_seconds(self) -> list[float | None]:
+        """Seconds of the copies of every call so far, where samples do not include them and the runtime tells them."""
+        return [None] * len(self.samples)
+
     def infer(self, tensor: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """
         Run one batch.

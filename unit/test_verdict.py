@@ -423,3 +423,23 @@ def test_a_scope_that_is_not_the_gate_is_named():
 def test_exit_statuses_do_not_collide_with_those_of_pytest():
     assert EXIT_STATUS == {"accepted": 0, "rejected": 1, "undetermined": 10}
     assert EXIT_STATUS["undetermined"] not in {int(code) for code in pytest.ExitCode}
+
+
+def doubted(ratio, doubt="implausible", expected=8):
+    clause = load_spec("efficientdet_d0").clauses["throughput_same_chip"]
+    return judge("throughput_same_chip", clause, Measurement({"ratio": ratio}, 8, expected, doubt=doubt), batch=4)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.5])
+def test_a_number_that_is_not_believed_neither_accepts_nor_rejects(ratio):
+    found = doubted(ratio)
+    assert (found.word, found.reason, found.readings[0].value) == ("undetermined", "implausible", ratio)
+
+
+def test_a_partial_measurement_is_partial_whatever_else_is_doubted():
+    assert doubted(1.5, expected=9).reason == "partial"
+
+
+def test_a_doubt_must_be_a_reason_that_is_known():
+    with pytest.raises(ValueError, match="'hunch' is no reason"):
+        doubted(1.5, doubt="hunch")

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import psutil
 
@@ -65,13 +65,6 @@ class LoadSample:
     others: float | None = None
     load_average: float | None = None
     throttled: str = ""
-
-
-class Probe(Protocol):
-    """Looks at a device and the host it is in."""
-
-    def __call__(self, when: When) -> LoadSample:
-        """Look once."""
 
 
 class HostProbe:
@@ -249,8 +242,8 @@ class LoadWatch:
 
     Parameters
     ----------
-    probe : Probe
-        Looks once.
+    probe : callable
+        Looks once; told when this is.
     interval : float
         Seconds.
 

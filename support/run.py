@@ -339,8 +339,9 @@ class Run:
 
     def _pass_by_files(self, batch: int) -> Pass:
         npu = self.devices.ascend.npus[0]
-        with self.devices.ascend.in_use([npu]):
-            return file_route_pass(
+        watch = self.devices.watch()
+        with self.devices.ascend.in_use([npu]), watch:
+            measured = file_route_pass(
                 self.feed,
                 self.devices.ascend.file_route(self.model(batch), npu, batch),
                 self._decoder,
@@ -350,6 +351,7 @@ class Run:
                 folder=self.options.scratch or self._session.root,
                 chunk_images=CHUNK_IMAGES,
             )
+        return replace(measured, timing=replace(measured.timing, load=watch.samples))
 
     def _pass_from_results(self, template: str, batch: int) -> Pass:
         plan = self._plan(range(len(self.dataset.images)), f"results, batch {batch}")

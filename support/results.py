@@ -35,7 +35,6 @@ class Results:
     def __init__(self, run: Run) -> None:
         self.memory: Memory = {}
         self._run = run
-        self._looks: dict[int, int] = {}
 
     @property
     def images(self) -> Images:
@@ -153,7 +152,6 @@ class Results:
         if run.options.results:  # their device is elsewhere
             return first if looks == 1 else None
         further = tuple(run.look(batch, number) for number in range(2, looks + 1))
-        self._looks[batch] = max(looks, self._looks.get(batch, 1))
         return replace(first, repeats=run.recheck(batch).repeats, further=further)
 
     def _outputs_agree(self, batch: int) -> bool:
@@ -172,12 +170,6 @@ class Results:
             precision=self._run.precision,
             expected=min(rules.comparison_images, self.images.expected),
         )
-
-    def timing(self, batch: int) -> PassTiming:
-        """Return every timing sample of a batch size that was needed so far, for the evidence."""
-        found = self._passes(batch, self._looks.get(batch, 1))
-        assert found is not None, "as many looks as were taken"
-        return found
 
     @remembered
     def throughput(self, batch: int) -> ThroughputEstimate:

@@ -183,13 +183,12 @@ def test_every_batch_size_of_the_run_has_a_throughput(start, calls):
     assert [(estimate.batch, estimate.calls, estimate.images) for estimate in found] == [(1, 5, 5), (4, 2, 5)]
 
 
-def test_a_timing_holds_every_pass_that_was_looked_at_and_one_image_repeated(start, calls):
+def test_a_second_look_adds_a_pass_to_the_first_beside_one_image_repeated(start, calls):
     results = Results(start())
-    assert len(results.timing(4).passes) == 1
-    second = results.speed.passes(4, 2)
-    assert len(results.timing(4).passes) == len(second.passes) == 2
+    first, second = (results.speed.passes(4, looks) for looks in (1, 2))
+    assert [len(timing.passes) for timing in (first, second)] == [1, 2]
     assert second.further[0].calls != second.calls
-    assert results.timing(4) == second
+    assert second.looks(1) == first
     assert len(second.repeats.repeated) == SPEC.throughput.repeat_calls
     # Of two calls on new images the first is left out, and the first on the image that is then repeated counts.
     assert len(second.repeats.fresh) == 2

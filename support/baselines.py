@@ -38,8 +38,8 @@ class ThroughputRecord(BaseModel):
     """
     The throughput of one pass as it is stored: `extra_info` of a pytest-benchmark entry.
 
-    The fields are those of `ThroughputEstimate`, with the name of the spec and the identity of the machine. An interval
-    without an upper end has None there, since JSON has no infinity.
+    The fields are the figures of `ThroughputEstimate` for one pass, with the name of the spec and the identity of the
+    machine. An interval without an upper end has None there, since JSON has no infinity.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -52,7 +52,7 @@ class ThroughputRecord(BaseModel):
     includes_copies: bool
     confidence: Annotated[float, Field(gt=0, lt=1)]
     images_per_second: _Positive
-    lower: _Positive
+    lower: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     upper: _Positive | None
     real_images_per_second: _Positive
     calls: _Count

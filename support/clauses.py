@@ -149,6 +149,7 @@ CATALOGUE: Mapping[str, ClauseKind] = MappingProxyType(
                 _variant("full", "", different_images="images"), _variant("mixed", "mixed_", different_images="images")
             ),
         ),
+        "throughput_fresh_inputs": ClauseKind("throughput", True, _most(speedup="ratio")),
         "throughput_vs_310": ClauseKind("throughput", True, _least(ratio="ratio")),
         "throughput_vs_t4": ClauseKind("throughput", True, _least(ratio="ratio")),
         "throughput_best_vs_310": ClauseKind("throughput", False, _least(ratio="ratio")),

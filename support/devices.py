@@ -11,13 +11,17 @@ from support.ascend.host import AscendHost
 from support.ascend.runtime import AscendRuntime
 from support.backends.base import Backend
 from support.candidate import open_on_chip
-from support.capabilities import Capabilities, Chip
+from support.capabilities import CPU, Capabilities, Chip
 from support.errors import ContractViolationError
+from support.load import GpuProbe, HostProbe, LoadWatch
 from support.memory import Memory, remembered
 from support.options import RunOptions
 from support.spec import AcceptanceSpec
 
 __all__ = ["Devices"]
+
+#: Seconds between two looks at processors or a GPU while a pass is timed.
+LOOK_EVERY = 2.0
 
 
 class Devices:
@@ -70,6 +74,15 @@ class Devices:
     def several(self) -> bool:
         """Whether passes are shared, so that their time is no device's own."""
         return self._options.on_npu and not self._options.results and len(self.ascend.npus) > 1
+
+    def watch(self) -> LoadWatch:
+        """Return what looks after clocks, temperature and other load while a pass is timed."""
+        if self._options.on_npu:
+            return self.ascend.load_watch()
+        if self._options.chip_name == CPU:
+            return LoadWatch(HostProbe(), interval=LOOK_EVERY)
+        probe = GpuProbe(self.chip.serial, timeout=self._spec.timeouts.probe)
+        return LoadWatch(probe, interval=LOOK_EVERY)
 
     @contextmanager
     def opened(self, model: Artifact, batch: int, *, every: bool = False) -> Iterator[Sequence[Backend]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ class Plan:
     order : sequence of int
         Rows of the feed in the order in which they fill the batches.
     warm_up_calls : int
-        Calls on the first batch before samples count.
+        Calls on the first batch before samples count, at least.
     golden : int
         Number of leading images whose raw heads are kept.
     call_seconds : float
@@ -48,6 +49,8 @@ class Plan:
         Shown with the progress.
     chip : str
         What the samples are of.
+    steady : callable
+        Told the seconds of the calls so far, whether the warm-up may end.
     """
 
     order: Sequence[int]
@@ -56,6 +59,7 @@ class Plan:
     call_seconds: float
     title: str
     chip: str
+    steady: Callable[[Sequence[float]], bool] = lambda seconds: True
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,7 @@ def run_pass(feed: Feed, backend: Backend, decoder: Decoder, model: Model, plan:
     ):
         coming = reading.submit(failures.noting(_load), feed, batches[0], places[0])
         _warm_up(backend, coming.result(), plan)
+        start = time.perf_counter()
         decoded: Future[_Part] | None = None
         for place, rows in enumerate(batches):
             tensor = coming.result()
@@ -125,20 +130,35 @@ def run_pass(feed: Feed, backend: Backend, decoder: Decoder, model: Model, plan:
             advance(min((place + 1) * backend.batch, len(plan.order)), len(plan.order))
         assert decoded is not None, "there is a batch"
         parts.append(decoded.result())
-    return _result(plan, backend, batches, parts)
+        seconds = time.perf_counter() - start
+    return _result(plan, backend, batches, parts, seconds)
 
 
-def repeated_image(feed: Feed, backend: Backend, model: Model, row: int) -> Heads:
+def repeated_image(feed: Feed, backend: Backend, model: Model, row: int, *, calls: int) -> Heads:
     """
-    Compute a batch in which one image fills every slot; two calls, joined, where the batch has one slot.
+    Compute a batch in which one image fills every slot, again and again.
 
-    The heads last until the backend computes again.
+    Parameters
+    ----------
+    feed, backend, model
+        As for `run_pass`.
+    row : int
+        Which image.
+    calls : int
+        How often; at least twice where the batch has one slot.
+
+    Returns
+    -------
+    heads : Heads
+        Of the first call; of the first two, joined, where the batch has one slot.
     """
     tensor = _load(feed, [row], np.empty(backend.input.shape, np.float32))
-    if backend.batch > 1:
-        return pair_heads(backend.infer(tensor), model, backend.batch)
+    kept = 2 if backend.batch == 1 else 1
     # Copied: outputs last until those of the next call.
-    return joined_heads([_copied(pair_heads(backend.infer(tensor), model, 1)) for _ in range(2)])
+    heads = joined_heads([_copied(pair_heads(backend.infer(tensor), model, backend.batch)) for _ in range(kept)])
+    for _ in range(calls - kept):
+        backend.infer(tensor)
+    return heads
 
 
 class _Part(NamedTuple):
@@ -206,7 +226,7 @@ def _load(feed: Feed, rows: Sequence[int], buffer: NDArray[np.float32]) -> NDArr
 
 
 def _warm_up(backend: Backend, tensor: NDArray[np.float32], plan: Plan) -> None:
-    for _ in range(plan.warm_up_calls):
+    while len(backend.samples) < plan.warm_up_calls or not plan.steady(backend.samples):
         with deadline(plan.call_seconds, f"{plan.title}, warm-up"):
             backend.compute(tensor)
 
@@ -234,15 +254,18 @@ def joined_heads(parts: Sequence[Heads]) -> Heads:
     )
 
 
-def _result(plan: Plan, backend: Backend, batches: Sequence[Sequence[int]], parts: Sequence[_Part]) -> Pass:
-    counted = backend.samples[-len(batches) :]
+def _result(
+    plan: Plan, backend: Backend, batches: Sequence[Sequence[int]], parts: Sequence[_Part], seconds: float
+) -> Pass:
+    counted = zip(backend.samples[-len(batches) :], batches, backend.copy_seconds[-len(batches) :], strict=True)
     timing = PassTiming(
         chip=plan.chip,
         batch=backend.batch,
-        calls=tuple(CallSample(seconds, len(rows)) for seconds, rows in zip(counted, batches, strict=True)),
+        calls=tuple(CallSample(took, len(rows), copies) for took, rows, copies in counted),
         warm_up=tuple(backend.samples[: -len(batches)]),
         timer=backend.timer,
         includes_copies=backend.includes_copies,
+        pass_seconds=seconds,
     )
     detections = Detections.concatenate([part.detections for part in parts])
     golden = joined_heads([part.golden for part in parts if part.golden is not None])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from support.agreement import Matches, match
 from support.bootstrap import ApInterval, ResampledAp, ap_interval, resampled_ap
@@ -10,11 +11,14 @@ from support.candidate import Stage
 from support.detections import Detections
 from support.errors import NoReferenceError, PartialRunError
 from support.heads import Heads
+from support.measurements import agreement
 from support.measurements.accuracy import ScoredPass
 from support.memory import Memory, remembered
 from support.run import Images, Run
 from support.scoring import ApFigures, score
-from support.timing import ThroughputEstimate, estimate
+from support.speed import Speed
+from support.timing import PassTiming, ThroughputEstimate
+from support.verdict import Measurement, judge
 
 __all__ = ["Results"]
 
@@ -143,14 +147,45 @@ class Results:
 
     # --- throughput
 
+    @property
+    @remembered
+    def speed(self) -> Speed:
+        """Throughput compared with what it is judged by."""
+        run = self._run
+        return Speed(
+            run.spec,
+            run.options.chip_name,
+            self.images.expected,
+            run.options.batches(run.spec),
+            self._passes,
+            self._outputs_agree,
+        )
+
+    def _passes(self, batch: int, looks: int) -> PassTiming | None:
+        run, first = self._run, self._run.timed(batch).timing
+        if run.options.results:  # their device is elsewhere
+            return first if looks == 1 else None
+        further = tuple(run.look(batch, number) for number in range(2, looks + 1))
+        return replace(first, repeats=run.recheck(batch).repeats, further=further)
+
+    def _outputs_agree(self, batch: int) -> bool:
+        if self._run.options.results:
+            return False
+        clause = self._run.spec.clauses["timed_outputs"]
+        return judge("timed_outputs", clause, self.timed_outputs(batch), batch=batch).word == "accepted"
+
+    @remembered
+    def timed_outputs(self, batch: int) -> Measurement:
+        """Compare the outputs of the timed pass with those of an independent pass."""
+        rules = self._run.spec.throughput
+        return agreement.timed_outputs(
+            self.between_passes(batch),
+            rules,
+            precision=self._run.precision,
+            expected=min(rules.comparison_images, self.images.expected),
+        )
+
     @remembered
     def throughput(self, batch: int) -> ThroughputEstimate:
-        """Estimate the throughput of the candidate at a batch size, with its interval."""
-        rules = self._run.spec.throughput
-        timing = self._run.timed(batch).timing
-        return estimate(timing, confidence=rules.confidence, minimum_calls=rules.minimum_calls)
-
-    @property
-    def every_throughput(self) -> tuple[ThroughputEstimate, ...]:
-        """Estimates at every batch size of the run."""
-        return tuple(self.throughput(batch) for batch in self._run.options.batches(self._run.spec))
+        """Estimate the throughput of the candidate at a batch size, with its interval: the official figure."""
+        return self.speed.estimate(batch)

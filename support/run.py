@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -45,6 +46,8 @@ from support.rungs import rung_order
 from support.scoring import ApFigures, check_scorable, score
 from support.shards import run_on_devices
 from support.spec import AcceptanceSpec
+from support.steadiness import WarmUp
+from support.timing import PassTiming, RepeatSamples
 
 if TYPE_CHECKING:
     import onnx
@@ -70,10 +73,15 @@ class Images(NamedTuple):
 
 
 class Recheck(NamedTuple):
-    """An independent second look: detections of some images, and the largest difference among slots in logits."""
+    """
+    An independent second pass over some images, and one of them repeated.
+
+    `slot_error` is the largest difference among slots that hold the same image, in logits.
+    """
 
     detections: Detections
     slot_error: float
+    repeats: RepeatSamples
 
 
 class Run:
@@ -309,6 +317,17 @@ class Run:
             return self.candidate(batch)
         return self._session_pass("timed", batch, lambda: self._run_on_devices(batch, "timed", every=False))
 
+    @remembered
+    def look(self, batch: int, number: int) -> PassTiming:
+        """Time a pass like `timed` once more; `number` tells the looks of a session apart, from 2 up."""
+        what = f"look {number}"
+        by_files = self.options.route == "files"
+        return self._session_pass(
+            what.replace(" ", "-"),
+            batch,
+            lambda: self._pass_by_files(batch) if by_files else self._run_on_devices(batch, what, every=False),
+        ).timing
+
     def _session_pass(self, kind: str, batch: int, measure: Callable[[], Pass]) -> Pass:
         recipe = Recipe(kind, 1, inputs={"model": self.model(batch).sha256}, options={"batch": batch})
         artifact = self._session.get(recipe, "pass", lambda folder: write_pass(folder, measure()))
@@ -320,10 +339,13 @@ class Run:
     def _run_on_devices(self, batch: int, what: str = "", *, every: bool = True) -> Pass:
         title = f"{self.options.device}, batch {batch}{f', {what}' if what else ''}"
         plan = self._plan(range(len(self.feed)), title)
+        watch = self.devices.watch()
         with self.devices.opened(self.model(batch), batch, every=every) as backends:
             # With the model that is open already: an NPU takes longer to load it than to climb.
             self._climb(backends[0], batch)
-            return run_on_devices(self.feed, backends, self._decoder, self.spec.model, plan, self.progress)
+            with watch:
+                measured = run_on_devices(self.feed, backends, self._decoder, self.spec.model, plan, self.progress)
+        return replace(measured, timing=replace(measured.timing, load=watch.samples))
 
     def _climb(self, backend: Backend, batch: int) -> None:
         if self.options.rungs == "off":
@@ -368,8 +390,9 @@ class Run:
 
     def _pass_by_files(self, batch: int) -> Pass:
         npu = self.devices.ascend.npus[0]
-        with self.devices.ascend.in_use([npu]):
-            return file_route_pass(
+        watch = self.devices.watch()
+        with self.devices.ascend.in_use([npu]), watch:
+            measured = file_route_pass(
                 self.feed,
                 self.devices.ascend.file_route(self.model(batch), npu, batch),
                 self._decoder,
@@ -379,6 +402,7 @@ class Run:
                 folder=self.options.scratch or self._session.root,
                 chunk_images=CHUNK_IMAGES,
             )
+        return replace(measured, timing=replace(measured.timing, load=watch.samples))
 
     def _pass_from_results(self, template: str, batch: int) -> Pass:
         plan = self._plan(range(len(self.dataset.images)), f"results, batch {batch}")
@@ -392,18 +416,22 @@ class Run:
         """Run some images again, independently: in another session of the runtime, in other slots, and repeated."""
         recipe = Recipe("recheck", 1, inputs={"model": self.model(batch).sha256}, options={"batch": batch})
         artifact = self._session.get(recipe, "pass", lambda folder: self._write_recheck(folder, batch))
-        return Recheck(read_pass(artifact.path).detections, artifact.made_by["facts"]["slot_error"])
+        facts = artifact.made_by["facts"]
+        repeats = RepeatSamples(tuple(facts["fresh"]), tuple(facts["repeated"]))
+        return Recheck(read_pass(artifact.path).detections, facts["slot_error"], repeats)
 
     def _write_recheck(self, folder: Path, batch: int) -> Mapping[str, Any]:
         # Reversed, so that an image meets other neighbours in another slot, and cached outputs show.
         order = list(range(len(self.feed)))[: self.spec.throughput.comparison_images][::-1]
-        title = f"{self.options.device}, batch {batch}, again"
+        title, calls = f"{self.options.device}, batch {batch}, again", 1 + self.spec.throughput.repeat_calls
         with self.devices.opened(self.model(batch), batch) as (backend,):
             plan = self._plan(order, title, warm_up_calls=0)
             measured = run_pass(self.feed, backend, self._decoder, self.spec.model, plan, self.progress)
-            with deadline(self.spec.timeouts.infer_call, f"{title}, one image repeated"):
-                slots = repeated_image(self.feed, backend, self.spec.model, row=0)
-        return {**write_pass(folder, measured), "slot_error": slot_error(slots)}
+            with deadline(self.spec.timeouts.infer_call * calls, f"{title}, one image repeated"):
+                slots = repeated_image(self.feed, backend, self.spec.model, row=0, calls=calls)
+            # The first call of a session does more than compute. The first on the repeated image has a new input.
+            fresh, repeated = backend.samples[1 : 1 - calls], backend.samples[1 - calls :]
+        return {**write_pass(folder, measured), "slot_error": slot_error(slots), "fresh": fresh, "repeated": repeated}
 
     # --- the stages before it, on the CPU
 
@@ -438,7 +466,7 @@ class Run:
     # --- how
 
     def _plan(self, order: Sequence[int], title: str, chip: str = "", *, warm_up_calls: int | None = None) -> Plan:
-        spec = self.spec
+        spec, found = self.spec, {} if warm_up_calls is not None else {"steady": WarmUp(self.spec.throughput)}
         return Plan(
             order=order,
             warm_up_calls=spec.throughput.warm_up_calls if warm_up_calls is None else warm_up_calls,
@@ -446,6 +474,7 @@ class Run:
             call_seconds=spec.timeouts.infer_call,
             title=title,
             chip=chip or self.options.device,
+            **found,
         )
 
     def tools(self, *names: str) -> Mapping[str, str]:

@@ -77,6 +77,7 @@ def _joined_passes(parts: Sequence[Pass]) -> Pass:
         timings[0],
         calls=tuple(call for each in timings for call in each.calls),
         warm_up=tuple(seconds for each in timings for seconds in each.warm_up),
+        pass_seconds=None,
     )
     return Pass(
         Detections.concatenate([part.detections for part in parts]),

@@ -204,11 +204,27 @@ class Throughput(_Model):
     The tolerances (score, and image pixels) are what two passes over the same image may differ by; those of models in
     mixed precision are wider, since another slot of a batch may round another way. There rounding can also decide which
     of two boxes is kept, so up to `mixed_repeat_share` of the detections of an image may differ by more.
+
+    `confidence` is that of the intervals that are shown. A comparison is judged so that noise turns it into the wrong
+    verdict with at most the probability `error_budget`, over `looks` passes in all. A warm-up has at least
+    `warm_up_calls` calls, and ends when times are steady to `steady_change`, or after `warm_up_most`. Intervals come
+    from at most `blocks` blocks of a pass, each at least `block_times` autocorrelation times long. One image is
+    repeated in `repeat_calls` calls. Clocks that contradict each other by more than `clock_tolerance` are wrong, and a
+    throughput above `plausible` times the published one of the same chip must be shown to be real.
     """
 
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    error_budget: Annotated[float, Field(gt=0, lt=0.5)]
+    looks: PositiveInt
+    blocks: Annotated[int, Field(ge=2)]
+    block_times: Annotated[float, Field(ge=1, allow_inf_nan=False)]
     warm_up_calls: PositiveInt
+    warm_up_most: PositiveInt
+    steady_change: Annotated[float, Field(gt=0, lt=1)]
     minimum_calls: PositiveInt
+    repeat_calls: PositiveInt
+    clock_tolerance: Annotated[float, Field(gt=0, lt=1)]
+    plausible: Limit
     comparison_images: PositiveInt
     repeat_score_tolerance: PositiveFloat
     repeat_box_tolerance: PositiveFloat
@@ -219,6 +235,23 @@ class Throughput(_Model):
     baseline_t4: Text
     same_chip: Mapping[str, str]
     source: Text
+
+    @property
+    def judged_confidence(self) -> float:
+        """
+        Confidence of the two-sided interval that one look is judged on.
+
+        All looks share the budget in equal parts, and a verdict is wrong only if one of their intervals is. This is
+        Bonferroni's inequality, which holds however the looks depend on each other (O. J. Dunn, *Multiple Comparisons
+        among Means*, Journal of the American Statistical Association 56, 1961).
+        """
+        return 1 - self.error_budget / self.looks
+
+    @model_validator(mode="after")
+    def _ends(self) -> Throughput:
+        if self.warm_up_most < self.warm_up_calls:
+            raise ValueError(f"warm_up_most {self.warm_up_most} is below warm_up_calls {self.warm_up_calls}")
+        return self
 
 
 class Rungs(_Model):

@@ -107,7 +107,7 @@ def measure(request: Request, spec: AcceptanceSpec, found: Capabilities) -> Meas
     chip = _device(request, found)
     timings = tuple(_timed(request, spec, chip, batch) for batch in request.batch_sizes)
     rules = spec.throughput
-    estimates = tuple(estimate(t, confidence=rules.confidence, minimum_calls=rules.minimum_calls) for t in timings)
+    estimates = tuple(estimate(t, rules) for t in timings)
     return Measured(
         baseline=_passport(request, found, chip, estimates),
         departures=_departures(request, spec, chip),

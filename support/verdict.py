@@ -99,6 +99,8 @@ class Measurement:
         Measured and shown, but not deciding.
     variant : str
         Which of the clause's variant quantities the values belong to.
+    doubt : str
+        Why the numbers are not to be believed, one of `REASONS`: then the clause is undetermined whatever they are.
     optimistic : mapping of str to float
         For values that are the bad end of a confidence interval, its good end: a limit between the two is neither
         kept nor broken, but *inconclusive*.
@@ -113,6 +115,7 @@ class Measurement:
     suspect: str | Callable[[], str] = ""
     informative: bool = False
     variant: str = ""
+    doubt: str = ""
     optimistic: Mapping[str, float] = field(default_factory=dict)
     origin: Mapping[str, str] = field(default_factory=dict)
 
@@ -201,8 +204,8 @@ def judge(name: str, clause: Clause, measurement: Measurement, *, batch: int | N
     Raises
     ------
     ValueError
-        If the measurement does not give exactly the quantities of the clause (and of its variant), or an optimistic
-        value of anything else.
+        If the measurement does not give exactly the quantities of the clause (and of its variant), an optimistic value
+        of anything else, or a doubt that is no reason.
     """
     quantities = CATALOGUE[name].quantities
     wanted = [key for key in clause.limits if quantities[key].variant in ("", measurement.variant)]
@@ -210,6 +213,8 @@ def judge(name: str, clause: Clause, measurement: Measurement, *, batch: int | N
         raise ValueError(f"{name}: measured {sorted(measurement.values)}, the clause has {sorted(wanted)}")
     if not measurement.optimistic.keys() <= set(wanted):
         raise ValueError(f"{name}: optimistic {sorted(measurement.optimistic)}, the clause has {sorted(wanted)}")
+    if measurement.doubt not in ("", *REASONS):
+        raise ValueError(f"{name}: {measurement.doubt!r} is no reason")
     readings = tuple(_reading(key, measurement.values[key], clause.limits[key]) for key in wanted)
     hopes = tuple(
         _reading(key, measurement.optimistic.get(key, measurement.values[key]), clause.limits[key]) for key in wanted
@@ -263,6 +268,8 @@ def _decide(readings: Sequence[Reading], hopes: Sequence[Reading], measurement: 
         return "undetermined", "internal-error"
     if measurement.count <= 0 or measurement.count < measurement.expected:
         return "undetermined", "partial"
+    if measurement.doubt:
+        return "undetermined", measurement.doubt
     if all(reading.inside for reading in readings):
         return "accepted", ""
     return ("undetermined", "inconclusive") if all(reading.inside for reading in hopes) else ("rejected", "")

@@ -11,16 +11,19 @@ from support.baselines import (
     verdict_record,
 )
 from support.errors import NoBaselineError, UsageError, WrongDataError
+from support.spec import load_spec
 from support.timing import CallSample, PassTiming, estimate
 from support.verdict import ClauseVerdict, release_verdict
 
 HERE = "rack7, 96 x Kunpeng 920, chip 0x4c"
 
+RULES = load_spec("efficientdet_d0").throughput
+
 
 def record(rate=100.0, *, machine=HERE, spec="efficientdet_d0", **changes):
     calls = tuple(CallSample(4 / rate, 4) for _ in range(3))
     timing = PassTiming("310P3", 4, calls, (), "device compute only", False)
-    whole = throughput_record(estimate(timing, confidence=0.95, minimum_calls=2), spec=spec, machine=machine)
+    whole = throughput_record(estimate(timing, RULES), spec=spec, machine=machine)
     return whole.model_copy(update=changes)
 
 
@@ -142,7 +145,7 @@ def test_a_damaged_figure_is_refused(storage, tmp_path, figure):
 
 def test_a_record_survives_json_without_an_upper_bound():
     calls = CallSample(0.1, 4), CallSample(1.0, 4)
-    measured = estimate(PassTiming("cpu", 4, calls, (), "wall", True), confidence=0.95, minimum_calls=2)
+    measured = estimate(PassTiming("cpu", 4, calls, (), "wall", True), RULES)
     noisy = throughput_record(measured, spec="shapes_d0", machine=HERE)
     assert noisy.upper is None
     assert ThroughputRecord.model_validate_json(noisy.model_dump_json()) == noisy

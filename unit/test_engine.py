@@ -174,12 +174,13 @@ def test_a_pass_over_no_image_is_refused():
 
 
 @pytest.mark.parametrize(("batch", "rows"), [(1, 2), (4, 4)])
-def test_one_image_fills_every_slot(batch, rows):
+@pytest.mark.parametrize("calls", [2, 5])
+def test_one_image_fills_every_slot_of_every_call(batch, rows, calls):
     feed = Fed()
     with Device(batch) as device:
-        heads = repeated_image(feed, device, SMALL, row=6)
+        heads = repeated_image(feed, device, SMALL, row=6, calls=calls)
     assert heads.batch == rows
-    assert [level.tolist() for level in device.tensors] == [[feed.levels[6]] * batch] * (rows // batch)
+    assert [level.tolist() for level in device.tensors] == [[feed.levels[6]] * batch] * calls
     assert all((head == head[:1]).all() for head in (*heads.classes, *heads.boxes))
 
 
@@ -281,6 +282,31 @@ def test_outputs_that_are_no_heads_end_the_pass():
         Device() as d,
     ):
         run_pass(Fed(), d, Scores(), SMALL.model_copy(update={"classes": 5}), plan(), SilentProgress())
+
+
+def test_a_warm_up_goes_on_until_it_is_steady():
+    asked = []
+    timing = passed(warm_up_calls=2, steady=lambda seconds: asked.append(list(seconds)) or len(seconds) == 5).timing
+    assert [len(seconds) for seconds in asked] == [2, 3, 4, 5]
+    assert timing.warm_up == tuple(asked[-1])
+    assert len(timing.calls) == CALLS
+
+
+def test_a_pass_tells_its_time_on_the_wall_from_the_first_timed_call_to_the_last_detection():
+    device = Device(act=lambda call: time.sleep(0.2 if call == 1 else 0.02))
+    start = time.perf_counter()
+    timing = passed(device=device, warm_up_calls=1).timing
+    assert sum(call.seconds for call in timing.calls) < timing.pass_seconds < time.perf_counter() - start - 0.2
+
+
+def test_copies_are_kept_with_their_call_where_the_runtime_tells_them():
+    class Telling(Device):
+        @property
+        def copy_seconds(self):
+            return [place / 100 for place in range(len(self.samples))]
+
+    assert [call.copies for call in passed(device=Telling(), warm_up_calls=1).timing.calls] == [0.01, 0.02, 0.03]
+    assert {call.copies for call in passed().timing.calls} == {None}
 
 
 @pytest.mark.parametrize(("warm_up", "step"), [(0, "a pass, call 2 of 3"), (3, "a pass, warm-up")])

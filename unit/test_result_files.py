@@ -17,6 +17,7 @@ from support.result_files import TIMER, find_results, results_pass, timing_of
 from support.spec import load_spec
 from support.timing import estimate
 
+RULES = load_spec("efficientdet_d0").throughput
 SMALL = load_spec("efficientdet_d0").model.model_copy(update={"image_size": 128, "classes": 3})
 SHAPES = head_shapes(SMALL, 1)
 PLACES = range(len(SHAPES))
@@ -296,7 +297,7 @@ def test_without_times_there_are_detections_and_no_throughput(results, changes, 
     found = results.read()
     assert_same(found.detections, decoded())
     with pytest.raises(NoTimingError, match=why):
-        estimate(found.timing, confidence=0.95, minimum_calls=2)
+        estimate(found.timing, RULES)
 
 
 def summary(executions, told):

@@ -188,8 +188,33 @@ def test_one_batch_size_cannot_be_compared(start, calls):
 
 
 def test_every_batch_size_of_the_run_has_a_throughput(start, calls):
-    found = Results(start()).every_throughput
+    results = Results(start())
+    found = [results.throughput(batch) for batch in (1, 4)]
     assert [(estimate.batch, estimate.calls, estimate.images) for estimate in found] == [(1, 5, 5), (4, 2, 5)]
+
+
+def test_a_second_look_adds_a_pass_to_the_first_beside_one_image_repeated(start, calls):
+    results = Results(start())
+    first, second = (results.speed.passes(4, looks) for looks in (1, 2))
+    assert [len(timing.passes) for timing in (first, second)] == [1, 2]
+    assert second.further[0].calls != second.calls
+    assert second.looks(1) == first
+    assert len(second.repeats.repeated) == SPEC.throughput.repeat_calls
+    # Of two calls on new images the first is left out, and the first on the image that is then repeated counts.
+    assert len(second.repeats.fresh) == 2
+
+
+def test_a_look_is_shared_by_the_workers_of_a_session(start, calls):
+    first = start().look(4, 2)
+    assert start().look(4, 2) == first
+    assert len(calls) == 1
+    assert start().look(4, 3) != first
+
+
+def test_what_else_the_machine_did_is_kept_with_the_pass(start, calls):
+    load = start().candidate(4).timing.load
+    assert [sample.when for sample in load] == ["before", "after"]
+    assert load[1].load_average is not None
 
 
 # -- stages, kept from run to run --------------------------------------------------------------------------------------

@@ -144,6 +144,15 @@ REFUSED = {
     "another family": ("model/family", "yolo", r"model\.family: .*'effdet' \(found 'yolo'\)"),
     "half a hash": ("checkpoint/sha256", "f3276ba8", r"checkpoint\.sha256: .*\(found 'f3276ba8'\)"),
     "a confidence of 1": ("throughput/confidence", 1.0, r"throughput\.confidence: .*less than 1"),
+    "a budget of half": ("throughput/error_budget", 0.5, r"throughput\.error_budget: .*less than 0\.5"),
+    "no look": ("throughput/looks", 0, r"throughput\.looks: .*greater than 0"),
+    "one block": ("throughput/blocks", 1, r"throughput\.blocks: .*greater than or equal to 2"),
+    "a warm-up that ends before it may": ("throughput/warm_up_most", 2, "warm_up_most 2 is below warm_up_calls 3"),
+    "a plausible throughput without a source": (
+        "throughput/plausible/source",
+        None,
+        r"plausible\.source: Field required",
+    ),
     "a share of all detections": ("throughput/mixed_repeat_share", 1.0, r"mixed_repeat_share: .*less than 1"),
     "no time to compile": ("timeouts/compile", 0, r"timeouts\.compile: .*greater than 0"),
     "no time to load": ("timeouts/load", None, r"timeouts\.load: Field required"),
@@ -421,7 +430,8 @@ def test_clauses_by_batch_are_required_at_every_batch_size_and_others_once():
         (
             "results",
             "checkpoint_contract input_contract graph_contract weights_account simplified_equals_raw modified_edit "
-            "pad_edit om_contract stage_tensors stage_ap reference_ap batch_invariance timed_outputs",
+            "pad_edit om_contract stage_tensors stage_ap reference_ap batch_invariance timed_outputs "
+            "throughput_fresh_inputs",
         ),
     ],
 )
@@ -432,15 +442,15 @@ def test_a_prebuilt_candidate_is_not_asked_for_what_cannot_be_seen_in_it(mode, a
 @pytest.mark.parametrize(
     ("chip", "rules"),
     [
-        ("cpu", "timed_outputs"),
-        ("T4", "timed_outputs throughput_same_chip"),
-        ("310", "timed_outputs throughput_same_chip"),
-        ("310B1", "timed_outputs throughput_same_chip"),
+        ("cpu", "timed_outputs throughput_fresh_inputs"),
+        ("T4", "timed_outputs throughput_fresh_inputs throughput_same_chip"),
+        ("310", "timed_outputs throughput_fresh_inputs throughput_same_chip"),
+        ("310B1", "timed_outputs throughput_fresh_inputs throughput_same_chip"),
         *(
             (
                 chip,
-                "timed_outputs throughput_same_chip throughput_vs_310 throughput_vs_t4 throughput_best_vs_310 "
-                "throughput_best_vs_t4",
+                "timed_outputs throughput_fresh_inputs throughput_same_chip throughput_vs_310 throughput_vs_t4 "
+                "throughput_best_vs_310 throughput_best_vs_t4",
             )
             for chip in ("310P", "310P3")
         ),

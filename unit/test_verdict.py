@@ -72,6 +72,7 @@ CLEAN_AND_BROKEN = {
     "class_size_guard": {"change_p_value": (1, 1e-9), "class_ap_drop": (0, 50), "size_ap_drop": (0, 10)},
     "scorer_agreement": {"ap_difference": (1e-13, 1e-3)},
     "timed_outputs": {"different_images": FAULT, "mixed_different_images": (0, 8)},
+    "throughput_fresh_inputs": {"speedup": (0.98, 10)},
     "throughput_vs_310": {"ratio": (1.25, 1.15)},
     "throughput_vs_t4": {"ratio": (1.65, 1.55)},
     "throughput_best_vs_310": {"ratio": (1.25, 1.15)},
@@ -448,3 +449,23 @@ def test_a_scope_that_is_not_the_gate_is_named():
 def test_exit_statuses_do_not_collide_with_those_of_pytest():
     assert EXIT_STATUS == {"accepted": 0, "rejected": 1, "undetermined": 10}
     assert EXIT_STATUS["undetermined"] not in {int(code) for code in pytest.ExitCode}
+
+
+def doubted(ratio, doubt="implausible", expected=8):
+    clause = load_spec("efficientdet_d0").clauses["throughput_same_chip"]
+    return judge("throughput_same_chip", clause, Measurement({"ratio": ratio}, 8, expected, doubt=doubt), batch=4)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.5])
+def test_a_number_that_is_not_believed_neither_accepts_nor_rejects(ratio):
+    found = doubted(ratio)
+    assert (found.word, found.reason, found.readings[0].value) == ("undetermined", "implausible", ratio)
+
+
+def test_a_partial_measurement_is_partial_whatever_else_is_doubted():
+    assert doubted(1.5, expected=9).reason == "partial"
+
+
+def test_a_doubt_must_be_a_reason_that_is_known():
+    with pytest.raises(ValueError, match="'hunch' is no reason"):
+        doubted(1.5, doubt="hunch")

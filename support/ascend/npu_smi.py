@@ -534,6 +534,10 @@ class NpuSmi:
         """Utilisation of the chips of a card."""
         return parse_usages(self._ask("-t", "usages", "-i", str(npu_id)))
 
+    def common(self, npu_id: int) -> tuple[Usage, ...]:
+        """Utilisation, clock and temperature of the chips of a card."""
+        return parse_usages(self._ask("-t", "common", "-i", str(npu_id)))
+
     def _ask(self, *arguments: str) -> str:
         command = [str(self._host.tool("npu-smi")), "info", *arguments]
         with self._lock:

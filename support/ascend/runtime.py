@@ -21,6 +21,7 @@ from support.ascend.npu_smi import NpuSmi
 from support.ascend.om_facts import OmFacts, read_om
 from support.backends.ascend import AclBackend
 from support.errors import DeviceBusyError, ToolError
+from support.load import LoadWatch, NpuProbe
 from support.memory import Memory, remembered
 from support.options import RunOptions
 from support.progress import Progress
@@ -134,6 +135,10 @@ class AscendRuntime:
             watch = Watch(self._smi, npus, _own_processes, interval=self._seconds(WATCH_EVERY))
             with self._noting_busy(), watch:
                 yield
+
+    def load_watch(self) -> LoadWatch:
+        """Return what looks after clock, temperature and other load of the device that is timed."""
+        return LoadWatch(NpuProbe(self._smi, self.npus[0]), interval=self._seconds(WATCH_EVERY))
 
     def _neighbours(self, npus: Sequence[Npu]) -> list[Npu]:
         cards, used = {npu.npu_id for npu in npus}, {npu.device_id for npu in self.npus}

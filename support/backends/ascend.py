@@ -135,6 +135,11 @@ class AclBackend(Backend):
         pairs = zip(self.outputs, self._transfer.outputs(), strict=True)
         return {info.name: data.view(info.dtype).reshape(info.shape) for info, data in pairs}
 
+    @property
+    def copy_seconds(self) -> list[float | None]:
+        """Seconds of the copies of every call to and from the device; None where this generation does not tell."""
+        return [None if copies is None else sum(copies) for copies in self.copies]
+
     def _place(self, tensor: NDArray[np.float32]) -> int:
         for place, known in enumerate(self._places):
             if tensor.ctypes.data == known.ctypes.data:

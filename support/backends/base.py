@@ -80,6 +80,11 @@ class Backend(ABC):
         """Images in one call."""
         return self.input.shape[0]
 
+    @property
+    def copy_seconds(self) -> list[float | None]:
+        """Seconds of the copies of every call so far, where samples do not include them and the runtime tells them."""
+        return [None] * len(self.samples)
+
     def places(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """
         Give two places for inputs: one to be filled while the device reads from the other.

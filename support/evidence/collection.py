@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -12,6 +13,7 @@ from support.artifacts import Artifact
 from support.capabilities import Capabilities, Chip
 from support.dataset import CocoDataset
 from support.detections import Detections
+from support.engine import Pass
 from support.errors import SuiteError
 from support.evidence import records
 from support.evidence.bundle import write_bundle
@@ -33,6 +35,7 @@ from support.report.page import worst_pictures
 from support.results import Results
 from support.run import Run
 from support.spec import AcceptanceSpec
+from support.timing import PassTiming
 from support.verdict import ReleaseVerdict
 from support.waivers import Waiver
 
@@ -127,6 +130,7 @@ class _Measured:
         self.reference = recalled(results, "reference")
         # All of the spec: the ladder's batch size is measured even if it was not asked for.
         self.batches = run.spec.batch_sizes if run else ()
+        self.looks = run.spec.throughput.looks if run else 0
         found = {batch: recalled(run, "candidate", batch) for batch in self.batches}
         self.passes = {batch: measured for batch, measured in found.items() if measured is not None}
         self.ladders = tuple(recalled(results, name) for name in ("ladder", "edited_ladder", "compiled_ladder"))
@@ -137,9 +141,18 @@ class _Measured:
 
     def records(self) -> Iterator[tuple[int, PassRecord]]:
         for batch, measured in self.passes.items():
-            model, timed = recalled(self.run, "model", batch), recalled(self.run, "timed", batch)
-            timing = (timed or measured).timing
+            model, timing = recalled(self.run, "model", batch), self._timing(batch, measured)
             yield batch, records.pass_record(batch, measured, timing, model.sha256 if model else None)
+
+    def _timing(self, batch: int, measured: Pass) -> PassTiming:
+        """Return every timing sample of a batch size: of the timed pass, of one image repeated, of further looks."""
+        timed, recheck = recalled(self.run, "timed", batch), recalled(self.run, "recheck", batch)
+        looks = [recalled(self.run, "look", batch, number) for number in range(2, self.looks + 1)]
+        return dataclasses.replace(
+            (timed or measured).timing,
+            repeats=recheck.repeats if recheck else None,
+            further=tuple(look for look in looks if look is not None),
+        )
 
     def artifacts(self) -> Iterator[tuple[int, Artifact]]:
         if self.run is None:

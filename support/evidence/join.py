@@ -11,7 +11,6 @@ from support.evidence.bundle import Bundle
 from support.evidence.measured import Measured
 from support.evidence.model import EvidenceDocument
 from support.evidence.replay import is_release, replay, required_clauses, session_reasons
-from support.measurements import throughput
 from support.spec import Baseline
 from support.timing import ThroughputEstimate
 from support.verdict import ClauseVerdict, ReleaseVerdict, judge, release_verdict
@@ -121,7 +120,7 @@ class _Table:
                 "includes_copies": first.includes_copies,
                 "precision": document.precision,
                 "input": document.spec.dataset.images,
-                "warm_up": f"{document.spec.throughput.warm_up_calls} calls",
+                "warm_up": f"{document.spec.throughput.warm_up_calls} calls or more, until steady",
                 "count": f"one pass over {first.images} images",
                 "driver": document.environment.driver or "not told",
                 "date": document.ended.date(),
@@ -182,12 +181,9 @@ def _against(table: _Table, clause: ClauseVerdict, measured: Measured) -> Clause
     if table.problem:
         note = f"measured on {table.document.asked.device} and not judged: {table.figures} images/s; {table.problem}"
         return clause.model_copy(update={"findings": (*clause.findings, note)})
-    images, spec = measured.images[1], measured.spec
     measurement = (
-        throughput.best_vs_baseline(
-            measured.every_throughput, table.baseline, batch_sizes=spec.batch_sizes, images=images
-        )
+        measured.speed.best_vs_baseline(clause.clause, table.baseline)
         if clause.batch is None
-        else throughput.vs_baseline(measured.throughput(clause.batch), table.baseline, images=images)
+        else measured.speed.vs_baseline(clause.clause, clause.batch, table.baseline)
     )
-    return judge(clause.clause, spec.clauses[clause.clause], measurement, batch=clause.batch)
+    return judge(clause.clause, measured.spec.clauses[clause.clause], measurement, batch=clause.batch)

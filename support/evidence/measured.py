@@ -13,7 +13,8 @@ from support.measurements.accuracy import ScoredPass
 from support.measurements.data import coverage
 from support.memory import Memory, remembered
 from support.scoring import check_scorable, score
-from support.timing import ThroughputEstimate, estimate
+from support.speed import Speed
+from support.timing import PassTiming, ThroughputEstimate
 from support.verdict import Measurement
 
 __all__ = ["Measured"]
@@ -94,15 +95,24 @@ class Measured:
     def _match(self, first: Detections, second: Detections) -> Matches:
         return match(first, second, self.spec.accuracy, self.spec.model.max_detections)
 
-    def throughput(self, batch: int) -> ThroughputEstimate:
-        """Estimate the throughput at a batch size from its samples."""
+    @property
+    @remembered
+    def speed(self) -> Speed:
+        """Throughput compared with what it is judged by."""
+        asked = self.document.asked
+        return Speed(self.spec, asked.chip, self.images[1], asked.batch_sizes, self._passes, self._outputs_agree)
+
+    def _passes(self, batch: int, looks: int) -> PassTiming | None:
         record = self.document.passes.get(batch)
         if record is None or record.timing is None:
             raise NoTimingError(f"{self.bundle.folder} holds no timing samples of batch {batch}")
-        rules = self.spec.throughput
-        return estimate(record.timing, confidence=rules.confidence, minimum_calls=rules.minimum_calls)
+        return record.timing.looks(looks) if looks <= len(record.timing.passes) else None
 
-    @property
-    def every_throughput(self) -> tuple[ThroughputEstimate, ...]:
-        """Estimates at every batch size of the run."""
-        return tuple(self.throughput(batch) for batch in self.document.asked.batch_sizes)
+    def _outputs_agree(self, batch: int) -> bool:
+        # Whether its own numbers bear the word out is for the replay of that clause to find.
+        clauses = self.document.release.clauses
+        return any((c.clause, c.batch, c.word) == ("timed_outputs", batch, "accepted") for c in clauses)
+
+    def throughput(self, batch: int) -> ThroughputEstimate:
+        """Estimate the throughput of the pass over the data set at a batch size from its samples."""
+        return self.speed.estimate(batch)

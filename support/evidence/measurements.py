@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from support.clauses import CATALOGUE
+from support.errors import NoBaselineError
 from support.evidence.measured import Measured
-from support.measurements import accuracy, agreement, throughput
+from support.measurements import accuracy, agreement
+from support.measurements.throughput import SAVED, vs_saved
 from support.verdict import ClauseVerdict, Measurement
 
 __all__ = ["measured_again"]
@@ -74,24 +75,25 @@ def _stage_ap(measured: Measured, stored: ClauseVerdict) -> Measurement:
 
 
 def _regression(measured: Measured, stored: ClauseVerdict, batch: int) -> Measurement:
-    # The saved run is not in the bundle; the good end of the interval lies where the samples say.
-    found, estimate = _from_readings(stored), measured.throughput(batch)
-    hopes = {name: value * estimate.upper / estimate.lower for name, value in found.values.items()}
-    return replace(found, optimistic=hopes, count=estimate.images, expected=measured.images[1])
-
-
-def _vs(measured: Measured, batch: int, baseline: str) -> Measurement:
-    table = measured.spec.baselines[baseline]
-    return throughput.vs_baseline(measured.throughput(batch), table, images=measured.images[1])
-
-
-def _best_vs(measured: Measured, baseline: str) -> Measurement:
-    return throughput.best_vs_baseline(
-        measured.every_throughput,
-        measured.spec.baselines[baseline],
-        batch_sizes=measured.spec.batch_sizes,
-        images=measured.images[1],
+    # The saved run is not in the bundle; its figure is.
+    try:
+        figure = float(stored.origin.get(SAVED, ""))
+    except ValueError:
+        raise NoBaselineError(f"{stored.label} does not tell the figure of the saved run") from None
+    return measured.speed.against_saved(
+        batch,
+        lambda found: vs_saved(
+            found, figure, images=measured.images[1], findings=stored.findings[1:], origin=stored.origin
+        ),
     )
+
+
+def _vs(measured: Measured, stored: ClauseVerdict, batch: int, baseline: str) -> Measurement:
+    return measured.speed.vs_baseline(stored.clause, batch, measured.spec.baselines[baseline])
+
+
+def _best_vs(measured: Measured, stored: ClauseVerdict, baseline: str) -> Measurement:
+    return measured.speed.best_vs_baseline(stored.clause, measured.spec.baselines[baseline])
 
 
 #: How clauses of a batch size are measured from a bundle; those that are not here are judged from their numbers.
@@ -114,15 +116,18 @@ _OF_BATCH: Mapping[str, Callable[[Measured, int, ClauseVerdict], Measurement]] =
     "class_size_guard": lambda m, batch, _: accuracy.class_size_guard(
         m.truth, m.reference, m.candidate(batch), m.spec.accuracy, m.images[1]
     ),
-    "throughput_vs_310": lambda m, batch, _: _vs(m, batch, m.spec.throughput.baseline_310),
-    "throughput_vs_t4": lambda m, batch, _: _vs(m, batch, m.spec.throughput.baseline_t4),
-    "throughput_same_chip": lambda m, batch, _: _vs(m, batch, m.spec.throughput.same_chip[m.document.asked.chip]),
+    "throughput_fresh_inputs": lambda m, batch, _: m.speed.fresh_inputs(batch),
+    "throughput_vs_310": lambda m, batch, stored: _vs(m, stored, batch, m.spec.throughput.baseline_310),
+    "throughput_vs_t4": lambda m, batch, stored: _vs(m, stored, batch, m.spec.throughput.baseline_t4),
+    "throughput_same_chip": lambda m, batch, stored: _vs(
+        m, stored, batch, m.spec.throughput.same_chip[m.document.asked.chip]
+    ),
     "throughput_regression": lambda m, batch, stored: _regression(m, stored, batch),
 }
 #: The same for clauses of a whole run.
 _OF_RUN: Mapping[str, Callable[[Measured, ClauseVerdict], Measurement]] = {
     "reference_ap": lambda m, _: accuracy.reference_ap(m.reference.figures, m.spec.accuracy, *m.images),
     "stage_ap": _stage_ap,
-    "throughput_best_vs_310": lambda m, _: _best_vs(m, m.spec.throughput.baseline_310),
-    "throughput_best_vs_t4": lambda m, _: _best_vs(m, m.spec.throughput.baseline_t4),
+    "throughput_best_vs_310": lambda m, stored: _best_vs(m, stored, m.spec.throughput.baseline_310),
+    "throughput_best_vs_t4": lambda m, stored: _best_vs(m, stored, m.spec.throughput.baseline_t4),
 }

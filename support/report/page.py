@@ -226,7 +226,7 @@ def _estimates(document: EvidenceDocument) -> tuple[ThroughputEstimate, ...]:
         if timing is None:
             continue
         try:
-            found.append(estimate(timing, confidence=rules.confidence, minimum_calls=rules.minimum_calls))
+            found.append(estimate(timing, rules))
         except NoTimingError:
             continue  # the clause of this batch size tells why
     return tuple(found)

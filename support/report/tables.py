@@ -226,7 +226,7 @@ def throughput(estimates: Iterable[ThroughputEstimate], baselines: Sequence[Base
         for item in estimates
     )
     return Table(
-        "Throughput, and its ratio to published figures; judged is the lower end of the interval, see the margins",
+        "Throughput, and its ratio to published figures; judged is the lower end of a wider one, see the margins",
         (*head, *(f"ratio to {table.chip}" for table in baselines)),
         rows,
     )

@@ -43,6 +43,7 @@ FAULTS: Mapping[str, str] = MappingProxyType(
         "not-sourced": "the environment of CANN is missing",
         "previous-outputs": "a run returns the outputs of the one before",
         "renumbered": "the environment numbers devices in a way nobody can follow",
+        "throttled": "the clock falls while the device is at work",
         "vanish": "the device falls off the bus in the middle of a pass",
     }
 )

@@ -21,6 +21,8 @@ POWER = {"310": "12.8", "310P3": "NA", "310B1": "9.5"}
 IDLE_MEMORY, MODEL_MEMORY = 931, 640
 #: A process of somebody else, and what it does to the device.
 FOREIGN, FOREIGN_NAME, FOREIGN_LOAD = 999_983, "python3", 87
+#: MHz of a 310P at work, idle, and too hot.
+CLOCK, IDLE_CLOCK, SLOW_CLOCK = 1080, 960, 720
 #: Runs after which the job of somebody else starts.
 JOB_AFTER = 3
 #: Processes the table lists for each chip at most.
@@ -57,6 +59,13 @@ class Shown:
         return FOREIGN_LOAD if self.foreign else 45 if self.state.at_work else 0
 
     @property
+    def clock(self) -> int:
+        """Clock of the AI core, in MHz."""
+        if not self.load:
+            return IDLE_CLOCK
+        return SLOW_CLOCK if "throttled" in self.host["faults"] else CLOCK
+
+    @property
     def memory(self) -> int:
         """Memory in use, in MB."""
         used = IDLE_MEMORY + MODEL_MEMORY * (len(self.state.clients) + self.foreign)
@@ -80,6 +89,8 @@ def _answer(arguments: list[str], host: Mapping[str, Any], chips: Sequence[Shown
         return _board(arguments[3:], host, chips)
     if arguments[:3] == ["info", "-t", "usages"]:
         return _usages(arguments[3:], chips)
+    if arguments[:3] == ["info", "-t", "common"]:
+        return _common(arguments[3:], chips)
     return None
 
 
@@ -204,6 +215,24 @@ def _usages(arguments: Sequence[str], chips: Sequence[Shown]) -> list[str] | Non
             _line("Aicpu Usage Rate(%)", 0),
             _line("Ctrlcpu Usage Rate(%)", 1),
             _line("Chip ID", chip.device["chip_id"]),
+        ]
+    return lines
+
+
+def _common(arguments: Sequence[str], chips: Sequence[Shown]) -> list[str] | None:
+    found = _asked(arguments, chips)
+    if not found:
+        return None
+    lines = [_line("NPU ID", found[0].device["npu_id"]), _line("Chip Count", len(found))]
+    for chip in found:
+        lines += [
+            "",
+            _line("Chip ID", chip.device["chip_id"]),
+            _line("Memory Usage Rate(%)", 100 * chip.memory // MEMORY[chip.host["chip"]]),
+            _line("Aicore Usage Rate(%)", chip.load),
+            _line("Aicore Freq(MHZ)", CLOCK),
+            _line("Aicore curFreq(MHZ)", chip.clock),
+            _line("Temperature(C)", 46),
         ]
     return lines
 

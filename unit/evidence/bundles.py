@@ -28,11 +28,12 @@ from support.evidence.model import (
     pass_name,
 )
 from support.evidence.truth import truth_digests
-from support.measurements import accuracy, agreement, data, throughput
+from support.measurements import accuracy, agreement, data
 from support.measurements.accuracy import ScoredPass
 from support.scoring import score
 from support.spec import AcceptanceSpec, load_spec
-from support.timing import CallSample, PassTiming, estimate
+from support.speed import Speed
+from support.timing import CallSample, PassTiming, RepeatSamples
 from support.verdict import Measurement, judge, release_verdict
 
 KIT = Path(__file__).resolve().parents[2] / "fixtures/data/shapes"
@@ -107,7 +108,15 @@ class World:
         self.reference = found(self.truth, seed)
         timer, copies = TIMERS[chip]
         self.timings = {
-            batch: PassTiming(chip, batch, self._calls(batch, seconds), (seconds,), timer, copies)
+            batch: PassTiming(
+                chip,
+                batch,
+                self._calls(batch, seconds),
+                (seconds,),
+                timer,
+                copies,
+                repeats=self._repeats(batch, seconds),
+            )
             for batch in self.spec.batch_sizes
         }
 
@@ -115,6 +124,10 @@ class World:
         images = len(self.truth.coco["images"])
         tails = [min(batch, images - start) for start in range(0, images, batch)]
         return tuple(CallSample(seconds * batch * (1 + place % 2 / 1000), tail) for place, tail in enumerate(tails))
+
+    def _repeats(self, batch, seconds):
+        calls = self.spec.throughput.repeat_calls
+        return RepeatSamples((seconds * batch,) * calls, (seconds * batch,) * calls)
 
     @property
     def required(self):
@@ -124,9 +137,14 @@ class World:
     def scored(self, detections):
         return ScoredPass(detections, score(self.truth, detections, "hotcoco"))
 
-    def throughput(self, batch):
-        rules = self.spec.throughput
-        return estimate(self.timings[batch], confidence=rules.confidence, minimum_calls=rules.minimum_calls)
+    @property
+    def speed(self):
+        def passes(batch, looks):
+            timing = self.timings[batch]
+            return timing.looks(looks) if looks <= len(timing.passes) else None
+
+        images = self.spec.dataset.image_count
+        return Speed(self.spec, self.chip, images, self.spec.batch_sizes, passes, lambda batch: True)
 
     def measured(self, name, batch):
         spec, images = self.spec, len(self.truth.coco["images"])
@@ -168,9 +186,10 @@ class World:
             case "vs_310" | "vs_t4" | "same_chip" as table:
                 baseline = spec.baselines[tables[table]]
                 if name.startswith("throughput_best"):
-                    every = [self.throughput(size) for size in spec.batch_sizes]
-                    return throughput.best_vs_baseline(every, baseline, batch_sizes=spec.batch_sizes, images=counts[1])
-                return throughput.vs_baseline(self.throughput(batch), baseline, images=counts[1])
+                    return self.speed.best_vs_baseline(name, baseline)
+                return self.speed.vs_baseline(name, batch, baseline)
+            case "fresh_inputs":
+                return self.speed.fresh_inputs(batch)
             case _:
                 return self.inside(name, *counts)
 

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 from support.evidence.bundle import read_bundle
 from support.evidence.model import EvidenceDocument
 from support.evidence.replay import replay
-from support.verdict import ClauseVerdict, Measurement, failure, judge, release_verdict
+from support.measurements import throughput
+from support.verdict import ClauseVerdict, failure, judge, release_verdict
 from support.waivers import Waiver
-from unit.evidence.bundles import STARTED, World, found, the_spec
+from unit.evidence.bundles import IMAGES, STARTED, World, found, the_spec
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -280,19 +282,46 @@ def test_detections_that_no_detector_may_give_are_rejected(document, world, tmp_
     assert clause(again, "accuracy_guide_floor[bs8]").word == "rejected"
 
 
-def test_a_regression_within_its_noise_stays_inconclusive(world, document, tmp_path):
-    spec, name = world.spec, "throughput_regression"
-    judged = []
-    for batch in spec.batch_sizes:
-        samples = world.throughput(batch)
-        ratio = spec.clauses[name].limits["ratio"].number * 0.999999
-        noisy = Measurement({"ratio": ratio}, 24, 24, optimistic={"ratio": ratio * samples.upper / samples.lower})
-        judged.append(judge(name, spec.clauses[name], noisy, batch=batch))
+def compared(world, document, figure):
+    """Return the document as if the run had been compared with a saved one, at every batch size `figure` of its own."""
+    name, clauses = "throughput_regression", []
+    clause = world.spec.clauses[name]
+    for batch in world.spec.batch_sizes:
+        saved = figure * world.speed.estimate(batch).images_per_second
+        measurement = world.speed.against_saved(
+            batch,
+            partial(
+                throughput.vs_saved, figure=saved, images=IMAGES, findings=(), origin={throughput.SAVED: repr(saved)}
+            ),
+        )
+        clauses.append(judge(name, clause, measurement, batch=batch))
     facts = json.loads(document.model_dump_json())
     facts["asked"]["comparing"] = True
-    released_anew(facts, [*document.release.clauses, *judged])
-    again = replayed(world, tmp_path / "b", EvidenceDocument.model_validate(facts))
+    released_anew(facts, [*document.release.clauses, *clauses])
+    return EvidenceDocument.model_validate(facts)
+
+
+def test_a_regression_is_compared_again_with_the_figure_that_was_saved(world, document, tmp_path):
+    again = replayed(world, tmp_path / "b", compared(world, document, 1.0))
+    assert (again.word, only_red(again)) == ("accepted", [])
+
+
+def test_a_regression_within_its_noise_stays_inconclusive(world, document, tmp_path):
+    again = replayed(
+        world,
+        tmp_path / "b",
+        compared(world, document, 1 / world.spec.clauses["throughput_regression"].limits["ratio"].number),
+    )
     assert (again.word, again.reasons, only_red(again)) == ("undetermined", ("inconclusive",), [])
+
+
+def test_a_regression_that_hides_the_figure_it_was_compared_with_is_rejected(world, document, tmp_path):
+    whole = compared(world, document, 1.0)
+    facts = json.loads(whole.model_dump_json())
+    for row in facts["release"]["clauses"]:
+        row["origin"].pop(throughput.SAVED, None)
+    again = replayed(world, tmp_path / "b", EvidenceDocument.model_validate(facts))
+    assert only_red(again) == ["throughput_regression[bs1]", "throughput_regression[bs8]"]
 
 
 def test_replaying_loads_no_model_runtime(world, tmp_path):

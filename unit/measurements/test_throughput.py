@@ -1,10 +1,11 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from support.baselines import SavedThroughput, throughput_record
 from support.errors import NoBaselineError, NoTimingError
-from support.measurements.throughput import best_vs_baseline, regression, vs_baseline
+from support.measurements.throughput import SAVED, best_vs_baseline, regression, vs_baseline
 from support.spec import load_spec
 from support.timing import CallSample, PassTiming, estimate
 from support.verdict import judge
@@ -16,11 +17,13 @@ IMAGES = 5000
 
 def estimated(rate, *, batch=4, images=IMAGES, spread=0.0, copies=False):
     calls = -(-images // batch)
-    seconds = [batch / rate * (1 + spread * (-1) ** place) for place in range(calls)]
+    noise = np.random.default_rng(0).uniform(-1, 1, calls)
+    # Without the mean of this sample, so that the rate is exact.
+    seconds = batch / rate * (1 + spread * (noise - noise.mean()))
     counts = [batch] * (calls - 1) + [images - batch * (calls - 1)]
-    samples = tuple(CallSample(*pair) for pair in zip(seconds, counts, strict=True))
+    samples = tuple(CallSample(*pair) for pair in zip(seconds.tolist(), counts, strict=True))
     timing = PassTiming("310P3", batch, samples, (), "device compute only", copies)
-    return estimate(timing, confidence=0.95, minimum_calls=2)
+    return estimate(timing, SPEC.throughput)
 
 
 def saved(rate, *, batch=4):
@@ -31,7 +34,7 @@ def saved(rate, *, batch=4):
 def test_the_ratio_is_the_lower_bound_over_the_published_figure():
     measured = estimated(25, spread=0.1)
     found = vs_baseline(measured, T4, images=IMAGES)
-    assert found.values == {"ratio": measured.lower / 12.284}
+    assert found.values == {"ratio": measured.judged_lower / 12.284}
     assert found.values["ratio"] < measured.images_per_second / 12.284
 
 
@@ -67,8 +70,9 @@ def test_a_batch_size_without_a_published_figure_has_no_baseline():
 def test_the_findings_show_interval_percentiles_and_passport():
     measured, unlike, passport = vs_baseline(estimated(250, copies=False), T4, images=IMAGES).findings
     assert measured == (
-        "measured: 250.000 images/s, 95% interval 250.000 to 250.000, over 1250 calls of batch 4; latency of a call "
-        "p50 16.00, p90 16.00, p99 16.00 ms; device compute only"
+        "measured: 250.000 images/s, 95% interval 250.000 to 250.000, judged on 250.000 to 250.000, over 1250 calls of "
+        "batch 4 (20 blocks of at least 62 calls, autocorrelation time 1.0 calls); latency of a call p50 16.00, p90 "
+        "16.00, p99 16.00 ms; device compute only"
     )
     assert unlike == "not like for like: measured without copies, baseline with copies; baseline on random input"
     assert passport == (
@@ -98,6 +102,18 @@ def test_the_best_of_fewer_batch_sizes_is_partial(batches):
     assert (found.count, found.expected) == (5000, 10000)
 
 
+def test_the_best_may_in_truth_be_another_batch_size():
+    sure, unsure = estimated(201, batch=4), estimated(200, batch=16, spread=0.2)
+    found = best_vs_baseline([sure, unsure], T4, batch_sizes=(4, 16), images=IMAGES)
+    assert found.values["ratio"] == sure.judged_lower / 12.476
+    assert found.optimistic["ratio"] == unsure.judged_upper / 12.476
+
+
+def test_few_calls_are_said_to_be_taken_as_independent():
+    found = vs_baseline(estimated(250, images=40), T4, images=IMAGES).findings[0]
+    assert "over 10 calls of batch 4 (too few to know their dependence: taken as independent)" in found
+
+
 def test_the_best_of_nothing_is_no_timing():
     with pytest.raises(NoTimingError, match="no batch size was timed"):
         best_vs_baseline([], T4, batch_sizes=(4, 16), images=IMAGES)
@@ -106,6 +122,7 @@ def test_the_best_of_nothing_is_no_timing():
 def test_a_regression_is_the_ratio_to_the_saved_run():
     found = regression(estimated(80), saved(100), images=IMAGES)
     assert found.values == {"ratio": pytest.approx(0.8)}
+    assert found.origin[SAVED] == "100.0"
     assert found.findings[1] == (
         "saved run: 100.000 images/s over 1250 calls, 2026-11-01T10:00:00, Linux/0003_run.json"
     )

@@ -146,7 +146,7 @@ def test_a_chip_is_seen_beside_310_310p_t4_and_itself(spec):
 
 
 def test_the_ratio_to_each_published_figure_is_told(document, spec):
-    measured = estimate(document.passes[4].timing, confidence=0.95, minimum_calls=2)
+    measured = estimate(document.passes[4].timing, document.spec.throughput)
     beside = tables.baselines_beside(spec, "cpu")
     (row,) = tables.throughput([measured], beside).rows
     assert row[0] == "4"
@@ -155,7 +155,7 @@ def test_the_ratio_to_each_published_figure_is_told(document, spec):
 
 
 def test_a_batch_size_nobody_published_has_no_ratio(document, spec):
-    measured = estimate(document.passes[4].timing, confidence=0.95, minimum_calls=2)
+    measured = estimate(document.passes[4].timing, document.spec.throughput)
     bare = [table.model_copy(update={"images_per_second": {1: 5.0}}) for table in tables.baselines_beside(spec, "cpu")]
     assert tables.throughput([measured], bare).rows[0][-3:] == ("–", "–", "–")
 

@@ -5,7 +5,7 @@ import pytest
 
 from support.ascend.npu_smi import parse_board, parse_info, parse_mapping, parse_usages
 from support.simulator.host import Simulation, simulated_host
-from support.simulator.npu_smi import FOREIGN, JOB_AFTER, LISTED, MEMORY, main
+from support.simulator.npu_smi import CLOCK, FOREIGN, IDLE_CLOCK, JOB_AFTER, LISTED, MEMORY, SLOW_CLOCK, main
 from support.simulator.state import DeviceState
 
 CHIPS = ("310", "310P3", "310B1")
@@ -172,3 +172,18 @@ def test_the_command_of_the_host_answers(tmp_path):
         [host.tool("npu-smi"), "info"], env=dict(host.env), cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert parse_info(done.stdout).chips[0].name == "310P3"
+
+
+@pytest.mark.parametrize(("fault", "clock"), [("", CLOCK), (",fault=throttled", SLOW_CLOCK)])
+def test_a_chip_at_work_tells_the_clock_it_works_at(smi, fault, clock):
+    ask = smi(f"sim:310P3{fault}")
+    state = DeviceState(ask.folder, 0)
+
+    def clocks():
+        (chip,) = parse_usages(ask("info", "-t", "common", "-i", str(ask.table().chips[0].npu_id)))
+        return chip.values["Aicore curFreq(MHZ)"], chip.values["Aicore Usage Rate(%)"]
+
+    assert clocks() == (IDLE_CLOCK, 0)
+    state.opened(client=os.getpid())
+    with state.running():
+        assert clocks() == (clock, 45)

@@ -1,8 +1,9 @@
 import pytest
 
 from fixtures.benchmarks import require_enabled, require_serial, saved_runs, this_machine
+from support import measuring
 from support.baselines import best_accepted, throughput_record
-from support.measurements import agreement, throughput
+from support.measurements import throughput
 
 pytestmark = [pytest.mark.needs_chip, pytest.mark.needs_coco]
 
@@ -26,53 +27,33 @@ def test_throughput_is_recorded(run, record, replay, batch):
 
 
 @pytest.mark.clause("timed_outputs")
-def test_the_timed_pass_computed_what_an_independent_pass_computes(serial, run, results, spec, clause, batch):
-    clause.judge(
-        agreement.timed_outputs(
-            results.between_passes(batch),
-            spec.throughput,
-            precision=run.precision,
-            expected=min(spec.throughput.comparison_images, results.images.expected),
-        )
-    )
+def test_the_timed_pass_computed_what_an_independent_pass_computes(serial, results, clause, batch):
+    clause.judge(measuring.timed_outputs(results, batch))
 
 
 @pytest.mark.clause("throughput_vs_310")
-def test_throughput_against_the_310(serial, results, spec, clause, batch):
-    baseline = spec.baselines[spec.throughput.baseline_310]
-    clause.judge(throughput.vs_baseline(results.throughput(batch), baseline, images=results.images.expected))
+def test_throughput_against_the_310(serial, results, clause, batch):
+    clause.judge(measuring.throughput_vs_310(results, batch))
 
 
 @pytest.mark.clause("throughput_vs_t4")
-def test_throughput_against_the_t4(serial, results, spec, clause, batch):
-    baseline = spec.baselines[spec.throughput.baseline_t4]
-    clause.judge(throughput.vs_baseline(results.throughput(batch), baseline, images=results.images.expected))
+def test_throughput_against_the_t4(serial, results, clause, batch):
+    clause.judge(measuring.throughput_vs_t4(results, batch))
 
 
 @pytest.mark.clause("throughput_best_vs_310")
-def test_best_throughput_against_the_310(serial, results, spec, clause):
-    baseline = spec.baselines[spec.throughput.baseline_310]
-    clause.judge(
-        throughput.best_vs_baseline(
-            results.every_throughput, baseline, batch_sizes=spec.batch_sizes, images=results.images.expected
-        )
-    )
+def test_best_throughput_against_the_310(serial, results, clause):
+    clause.judge(measuring.throughput_best_vs_310(results))
 
 
 @pytest.mark.clause("throughput_best_vs_t4")
-def test_best_throughput_against_the_t4(serial, results, spec, clause):
-    baseline = spec.baselines[spec.throughput.baseline_t4]
-    clause.judge(
-        throughput.best_vs_baseline(
-            results.every_throughput, baseline, batch_sizes=spec.batch_sizes, images=results.images.expected
-        )
-    )
+def test_best_throughput_against_the_t4(serial, results, clause):
+    clause.judge(measuring.throughput_best_vs_t4(results))
 
 
 @pytest.mark.clause("throughput_same_chip")
-def test_throughput_against_the_same_chip(serial, run, results, spec, clause, batch):
-    baseline = spec.baselines[spec.throughput.same_chip[run.devices.chip.name]]
-    clause.judge(throughput.vs_baseline(results.throughput(batch), baseline, images=results.images.expected))
+def test_throughput_against_the_same_chip(serial, results, clause, batch):
+    clause.judge(measuring.throughput_same_chip(results, batch))
 
 
 @pytest.mark.clause("throughput_regression")

@@ -323,7 +323,7 @@ def _first_suspect(
 
 def _suspect(matches: Matches, accuracy: Accuracy, apart: _Apart) -> str:
     pairs = len(matches.reference_rows)
-    if len(matches.surplus) > 10 * (len(matches.lost) + 1):
+    if 100 * len(matches.lost) <= pairs and len(matches.surplus) > 10 * (len(matches.lost) + 1):
         return "suppression of overlapping boxes: almost all that has no partner is new"
     if not pairs or matches.unmatched > pairs:
         return _unmatched_suspect(matches, accuracy)

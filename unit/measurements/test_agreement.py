@@ -227,6 +227,18 @@ def test_detections_that_are_only_new_point_at_suppression_and_those_only_lost_a
         assert score_agreement(matches, KIT.accuracy, MANY).suspect.startswith(named)
 
 
+def test_new_detections_beside_lost_ones_do_not_point_at_suppression(many):
+    some, others = many.image_ids % 3 == 0, many.category_ids == 7
+    fewer = without(many, others & (many.image_ids % 30 == 1))
+    matches = match(without(many, some), fewer, KIT.accuracy, KIT.model.max_detections)
+    assert len(matches.surplus) > 10 * len(matches.lost) > 0
+    assert 100 * len(matches.lost) <= len(matches.reference_rows)
+    assert score_agreement(matches, KIT.accuracy, MANY).suspect.startswith("suppression")
+    moved = many.boxes + np.float32([500, 500, 500, 500]) * (others & (many.image_ids % 3 == 1))[:, None]
+    matches = match(without(many, some), dataclasses.replace(many, boxes=moved), KIT.accuracy, 100)
+    assert not score_agreement(matches, KIT.accuracy, MANY).suspect.startswith("suppression")
+
+
 def test_boxes_that_jitter_without_a_direction_are_not_shifted(many):
     rng = np.random.default_rng(3)
     boxes = many.boxes + rng.normal(0, 0.3, many.boxes.shape)

@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 CORE   := .venv-core
 KIT    := --chip cpu --spec shapes_d0
 
-.PHONY: help acceptance test lint unit slow kit perf clean
+.PHONY: help acceptance test lint unit slow kit perf selftest clean
 
 help:
 	@echo "make acceptance  judge the embedded kit on this CPU: the whole chain, from checkpoint to verdict"
@@ -16,6 +16,7 @@ help:
 	@echo "make unit        unit tests and doctests alone"
 	@echo "make slow        tests that take minutes: whole gates in other environments"
 	@echo "make perf        throughput and the suite's own speed on the kit"
+	@echo "make selftest    the gate tested by known faults; FULL=1 for 30 clean runs over the whole kit"
 	@echo "make clean       remove what was built; environments and reports stay"
 
 acceptance: $(READY)
@@ -40,6 +41,9 @@ kit: $(READY)
 
 perf: $(READY)
 	$(BIN)/pytest -m "perf or budget" $(KIT) --report-dir=reports/$@
+
+selftest: $(READY)
+	$(BIN)/pytest -m selftest $(if $(FULL),--full)
 
 clean:
 	rm -rf artifacts .benchmarks .hypothesis .pytest_cache .mypy_cache .ruff_cache

@@ -7,4 +7,5 @@ pytest_plugins = [
     "fixtures.clauses",
     "fixtures.benchmarks",
     "fixtures.verdicts",
+    "fixtures.selftest",
 ]

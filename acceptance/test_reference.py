@@ -1,11 +1,11 @@
 import pytest
 
-from support.measurements import accuracy
+from support import measuring
 
 pytestmark = pytest.mark.needs_coco
 
 
 @pytest.mark.clause("reference_ap")
-def test_the_checkpoint_reaches_its_quoted_ap(run, results, spec, clause):
+def test_the_checkpoint_reaches_its_quoted_ap(run, results, clause):
     run.record_reference()
-    clause.judge(accuracy.reference_ap(results.reference.figures, spec.accuracy, *results.images))
+    clause.judge(measuring.reference_ap(results))

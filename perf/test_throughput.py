@@ -1,6 +1,7 @@
 import pytest
 
 from fixtures.benchmarks import require_enabled, require_serial, saved_runs, this_machine
+from support import measuring
 from support.baselines import best_accepted, throughput_record
 
 pytestmark = [pytest.mark.needs_chip, pytest.mark.needs_coco]
@@ -26,42 +27,37 @@ def test_throughput_is_recorded(run, record, replay, batch):
 
 @pytest.mark.clause("timed_outputs")
 def test_the_timed_pass_computed_what_an_independent_pass_computes(serial, results, clause, batch):
-    clause.judge(results.timed_outputs(batch))
+    clause.judge(measuring.timed_outputs(results, batch))
 
 
 @pytest.mark.clause("throughput_fresh_inputs")
 def test_one_image_repeated_is_no_faster_than_new_ones(serial, results, clause, batch):
-    clause.judge(results.speed.fresh_inputs(batch))
+    clause.judge(measuring.throughput_fresh_inputs(results, batch))
 
 
 @pytest.mark.clause("throughput_vs_310")
-def test_throughput_against_the_310(serial, results, spec, clause, batch):
-    table = spec.baselines[spec.throughput.baseline_310]
-    clause.judge(results.speed.vs_baseline("throughput_vs_310", batch, table))
+def test_throughput_against_the_310(serial, results, clause, batch):
+    clause.judge(measuring.throughput_vs_310(results, batch))
 
 
 @pytest.mark.clause("throughput_vs_t4")
-def test_throughput_against_the_t4(serial, results, spec, clause, batch):
-    table = spec.baselines[spec.throughput.baseline_t4]
-    clause.judge(results.speed.vs_baseline("throughput_vs_t4", batch, table))
+def test_throughput_against_the_t4(serial, results, clause, batch):
+    clause.judge(measuring.throughput_vs_t4(results, batch))
 
 
 @pytest.mark.clause("throughput_best_vs_310")
-def test_best_throughput_against_the_310(serial, results, spec, clause):
-    table = spec.baselines[spec.throughput.baseline_310]
-    clause.judge(results.speed.best_vs_baseline("throughput_best_vs_310", table))
+def test_best_throughput_against_the_310(serial, results, clause):
+    clause.judge(measuring.throughput_best_vs_310(results))
 
 
 @pytest.mark.clause("throughput_best_vs_t4")
-def test_best_throughput_against_the_t4(serial, results, spec, clause):
-    table = spec.baselines[spec.throughput.baseline_t4]
-    clause.judge(results.speed.best_vs_baseline("throughput_best_vs_t4", table))
+def test_best_throughput_against_the_t4(serial, results, clause):
+    clause.judge(measuring.throughput_best_vs_t4(results))
 
 
 @pytest.mark.clause("throughput_same_chip")
-def test_throughput_against_the_same_chip(serial, run, results, spec, clause, batch):
-    table = spec.baselines[spec.throughput.same_chip[run.devices.chip.name]]
-    clause.judge(results.speed.vs_baseline("throughput_same_chip", batch, table))
+def test_throughput_against_the_same_chip(serial, results, clause, batch):
+    clause.judge(measuring.throughput_same_chip(results, batch))
 
 
 @pytest.mark.clause("throughput_regression")

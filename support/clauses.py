@@ -124,7 +124,17 @@ CATALOGUE: Mapping[str, ClauseKind] = MappingProxyType(
         ),
         "coverage": ClauseKind("gate", True, _most(missing="images", surplus="images", padded_scored="images")),
         "score_agreement": ClauseKind(
-            "gate", True, _most(unmatched="fraction", score_p99="score", slope_error="relative", outliers="fraction")
+            "gate",
+            True,
+            _most(
+                unmatched="fraction",
+                score_p99="score",
+                slope_error="relative",
+                outliers="fraction",
+                different_images="images",
+                different_classes="count",
+                box_shift="px",
+            ),
         ),
         "accuracy_guide_floor": ClauseKind("gate", True, _least(ap="AP points")),
         "accuracy_guide_drop": ClauseKind("gate", True, _least(ap="AP points")),

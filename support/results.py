@@ -31,32 +31,37 @@ class Results:
     ----------
     run : Run
         Gives data, models and passes.
+
+    Attributes
+    ----------
+    run : Run
+        As given.
     """
 
     def __init__(self, run: Run) -> None:
         self.memory: Memory = {}
-        self._run = run
+        self.run = run
 
     @property
     def images(self) -> Images:
         """How many images the passes cover, and how many complete ones would."""
-        return self._run.images
+        return self.run.images
 
     # --- accuracy
 
     @remembered
     def candidate(self, batch: int) -> ScoredPass:
         """Score the candidate at a batch size."""
-        detections = self._run.candidate(batch).detections
-        return ScoredPass(detections, self._run.score(detections))
+        detections = self.run.candidate(batch).detections
+        return ScoredPass(detections, self.run.score(detections))
 
     @property
     @remembered
     def reference(self) -> ScoredPass:
         """The checkpoint itself, scored on the images of this run."""
-        bundle = self._run.reference
-        detections = bundle.detections.select([image.id for image in self._run.dataset.images])
-        return ScoredPass(detections, self._run.score(detections))
+        bundle = self.run.reference
+        detections = bundle.detections.select([image.id for image in self.run.dataset.images])
+        return ScoredPass(detections, self.run.score(detections))
 
     @remembered
     def ap_interval(self, batch: int) -> ApInterval:
@@ -69,13 +74,13 @@ class Results:
         return self._resampled(self.reference)
 
     def _resampled(self, scored: ScoredPass) -> ResampledAp:
-        return resampled_ap(self._run.dataset.truth, scored.detections)
+        return resampled_ap(self.run.dataset.truth, scored.detections)
 
     @property
     @remembered
     def ladder(self) -> Mapping[str, float]:
         """AP in points from the checkpoint to the ONNX that is deployed, stage by stage, at the spec's ladder batch."""
-        batch = self._run.spec.accuracy.ladder_batch
+        batch = self.run.spec.accuracy.ladder_batch
         last: dict[str, float] = self.compiled_ladder or {"candidate": self.candidate(batch).figures.ap}
         return {
             "checkpoint": self.reference.figures.ap,
@@ -88,9 +93,9 @@ class Results:
     @remembered
     def compiled_ladder(self) -> dict[str, float]:
         """AP in points of the ONNX that is compiled and of what it becomes; empty where the ONNX itself is deployed."""
-        if not self._run.options.on_npu:
+        if not self.run.options.on_npu:
             return {}
-        candidate = self.candidate(self._run.spec.accuracy.ladder_batch).figures.ap
+        candidate = self.candidate(self.run.spec.accuracy.ladder_batch).figures.ap
         return {"modified onnx": self._stage_ap("modified onnx"), "candidate": candidate}
 
     @property
@@ -101,14 +106,14 @@ class Results:
 
     @remembered
     def _stage_ap(self, stage: Stage) -> float:
-        return self._run.score(self._run.stage_pass(stage).detections).ap
+        return self.run.score(self.run.stage_pass(stage).detections).ap
 
     @property
     @remembered
     def both_scorers(self) -> tuple[ApFigures, ApFigures]:
         """Figures of the candidate at the ladder batch by the compiled scorer, and by pycocotools."""
-        detections = self.candidate(self._run.spec.accuracy.ladder_batch).detections
-        truth = self._run.dataset.truth
+        detections = self.candidate(self.run.spec.accuracy.ladder_batch).detections
+        truth = self.run.dataset.truth
         return score(truth, detections, "hotcoco"), score(truth, detections, "pycocotools")
 
     # --- agreement
@@ -121,7 +126,7 @@ class Results:
     @remembered
     def between_batches(self, batch: int) -> Matches:
         """Match the candidate with itself at another batch size: the smallest of the run that is not this one."""
-        others = [size for size in self._run.options.batches(self._run.spec) if size != batch]
+        others = [size for size in self.run.options.batches(self.run.spec) if size != batch]
         if not others:
             raise PartialRunError(f"batch {batch} is the only one", remedy="name two batch sizes with --batch-sizes")
         return self._match(self.candidate(others[0]).detections, self.candidate(batch).detections)
@@ -129,18 +134,18 @@ class Results:
     @remembered
     def between_passes(self, batch: int) -> Matches:
         """Match the timed pass with an independent pass over some of the same images."""
-        again = self._run.recheck(batch).detections
-        return self._match(again, self._run.timed(batch).detections.select(again.images))
+        again = self.run.recheck(batch).detections
+        return self._match(again, self.run.timed(batch).detections.select(again.images))
 
     def _match(self, first: Detections, second: Detections) -> Matches:
-        return match(first, second, self._run.spec.accuracy, self._run.spec.model.max_detections)
+        return match(first, second, self.run.spec.accuracy, self.run.spec.model.max_detections)
 
     @property
     @remembered
     def golden(self) -> Heads:
         """Raw heads of the checkpoint on the golden images of this run."""
-        bundle = self._run.reference
-        ids = self._run.feed.image_ids[: self._run.spec.accuracy.golden_images].tolist()
+        bundle = self.run.reference
+        ids = self.run.feed.image_ids[: self.run.spec.accuracy.golden_images].tolist()
         if ids != list(bundle.facts.golden_ids[: len(ids)]):
             raise NoReferenceError(f"{bundle.folder}: golden images {bundle.facts.golden_ids}", required=f"{ids} first")
         return bundle.golden.rows(slice(0, len(ids)))
@@ -151,7 +156,7 @@ class Results:
     @remembered
     def speed(self) -> Speed:
         """Throughput compared with what it is judged by."""
-        run = self._run
+        run = self.run
         return Speed(
             run.spec,
             run.options.chip_name,
@@ -162,26 +167,26 @@ class Results:
         )
 
     def _passes(self, batch: int, looks: int) -> PassTiming | None:
-        run, first = self._run, self._run.timed(batch).timing
+        run, first = self.run, self.run.timed(batch).timing
         if run.options.results:  # their device is elsewhere
             return first if looks == 1 else None
         further = tuple(run.look(batch, number) for number in range(2, looks + 1))
         return replace(first, repeats=run.recheck(batch).repeats, further=further)
 
     def _outputs_agree(self, batch: int) -> bool:
-        if self._run.options.results:
+        if self.run.options.results:
             return False
-        clause = self._run.spec.clauses["timed_outputs"]
+        clause = self.run.spec.clauses["timed_outputs"]
         return judge("timed_outputs", clause, self.timed_outputs(batch), batch=batch).word == "accepted"
 
     @remembered
     def timed_outputs(self, batch: int) -> Measurement:
         """Compare the outputs of the timed pass with those of an independent pass."""
-        rules = self._run.spec.throughput
+        rules = self.run.spec.throughput
         return agreement.timed_outputs(
             self.between_passes(batch),
             rules,
-            precision=self._run.precision,
+            precision=self.run.precision,
             expected=min(rules.comparison_images, self.images.expected),
         )
 

@@ -182,7 +182,13 @@ class Atc(_Model):
 
 
 class Accuracy(_Model):
-    """Figures the accuracy clauses refer to, in AP points."""
+    """
+    Figures the accuracy clauses refer to, in AP points.
+
+    Two detections of the same object differ if their scores are more than `score_tolerance` apart, or an edge of their
+    boxes more than `box_tolerance` (image pixels). An image or a class differs if more than `different_share` of its
+    detections do; those with fewer than `different_minimum` are not judged so.
+    """
 
     quoted_ap: Annotated[float, Field(gt=0, le=100)]
     quoted_tolerance: PositiveFloat
@@ -192,6 +198,9 @@ class Accuracy(_Model):
     score_floor: Annotated[float, Field(gt=0, lt=1)]
     match_iou: Annotated[float, Field(gt=0, lt=1)]
     score_tolerance: Annotated[float, Field(gt=0, lt=1)]
+    box_tolerance: PositiveFloat
+    different_share: Annotated[float, Field(gt=0, lt=1)]
+    different_minimum: PositiveInt
     guard_minimum_objects: PositiveInt
     guard_change_rate: Annotated[float, Field(gt=0, lt=1)]
     source: Text

@@ -39,6 +39,11 @@ _WHOLE_SCALE = 100.0
 # COCO's bounds between small, medium and large objects, in square pixels (cocoeval.py, Params.areaRng).
 _SMALL, _MEDIUM = 32.0**2, 96.0**2
 
+# Where to look for what a group of objects loses.
+_WHERE = {"class": "the class channel", "size": "the feature level", "orientation": "the geometry"}
+# Losses that are likelier than this in a clean run point nowhere.
+_BY_CHANCE = 0.05
+
 
 @dataclass(frozen=True)
 class ScoredPass:
@@ -303,7 +308,7 @@ def class_size_guard(
         len(candidate.detections.images) if judged else 0,
         expected,
         findings=tuple(_guard_findings(losses, judged, p_values, drops)),
-        suspect=_guard_suspect(losses),
+        suspect=_guard_suspect(losses, p_values, drops),
     )
 
 
@@ -443,17 +448,25 @@ def _guard_findings(
     return worst
 
 
-def _guard_suspect(losses: Sequence[_Loss]) -> str:
+def _guard_suspect(
+    losses: Sequence[_Loss], p_values: Mapping[str, float], drops: Mapping[str, Mapping[str, float]]
+) -> str:
+    if min(p_values.values(), default=1.0) > _BY_CHANCE:
+        return _drop_suspect(drops)
     # A group is suspect if it has far more of the losses than of the objects; an even loss points nowhere.
     classes = [loss for loss in losses if loss.group.kind == "class"]  # every object is in exactly one
     found, lost = sum(loss.found for loss in classes), sum(loss.lost for loss in classes)
-    if not lost:
-        return ""
     worst = max(losses, key=lambda loss: loss.lost / lost - loss.found / found)
     if worst.lost / lost - worst.found / found < 0.5:
         return ""
-    where = {"class": "the class channel", "size": "the feature level", "orientation": "the geometry"}
-    return f"{where[worst.group.kind]} of {worst.group.name}"
+    return f"{_WHERE[worst.group.kind]} of {worst.group.name}"
+
+
+def _drop_suspect(drops: Mapping[str, Mapping[str, float]]) -> str:
+    # Objects that are still found, but later or in worse boxes: the group whose AP falls most.
+    ranked = [(drop, f"{_WHERE[kind]} of {name}") for kind, group in drops.items() for name, drop in group.items()]
+    drop, where = max(ranked, default=(0.0, ""))
+    return where if drop > 0 else ""
 
 
 def _summary(title: str, figures: ApFigures) -> str:

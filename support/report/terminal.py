@@ -13,7 +13,7 @@ from rich.table import Table
 
 from support.verdict import REASONS, ClauseVerdict, Reading, ReleaseVerdict
 
-__all__ = ["describe", "render"]
+__all__ = ["describe", "render", "visible"]
 
 STYLE = {"accepted": "green", "rejected": "bold red", "undetermined": "yellow"}
 #: The clause whose findings are worth reading when all is well: where the AP comes from, stage by stage.
@@ -69,7 +69,7 @@ def describe(verdict: ClauseVerdict) -> str:
     lines += [f"    {line}" for finding in verdict.findings[:5] for line in finding.splitlines()]
     if verdict.suspect:
         lines.append(f"    first suspect: {verdict.suspect}")
-    return "\n".join(_visible(line) for line in lines)
+    return "\n".join(visible(line) for line in lines)
 
 
 def _explanations(clauses: Sequence[ClauseVerdict]) -> Iterator[tuple[str, str]]:
@@ -158,8 +158,9 @@ def _number(value: float) -> str:
 
 
 def _plain(text: str) -> str:
-    return escape(_visible(text))
+    return escape(visible(text))
 
 
-def _visible(line: str) -> str:
+def visible(line: str) -> str:
+    """Show control characters of a line instead of sending them."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)

@@ -312,6 +312,18 @@ def test_misplaced_boxes_of_portrait_images_are_rejected_and_named(truth, refere
     assert measurement.suspect == "the geometry of portrait images"
 
 
+def test_large_objects_that_are_found_in_worse_boxes_are_rejected_and_named(truth, reference):
+    found = reference.detections
+    boxes, sides = found.boxes.copy(), found.boxes[:, 2:] - found.boxes[:, :2]
+    large = areas(found) > 96**2
+    # Still more than half of the object, so that it is found.
+    boxes[large, 2:] -= 0.12 * sides[large]
+    measurement = guard(truth, reference, dataclasses.replace(found, boxes=boxes))
+    assert measurement.values["change_p_value"] > 0.05
+    assert measurement.values["size_ap_drop"] > limit("class_size_guard", "size_ap_drop")
+    assert measurement.suspect == "the feature level of large objects"
+
+
 def test_an_even_loss_points_at_no_group(truth, reference):
     detections = reference.detections
     measurement = guard(truth, reference, without(detections, np.arange(len(detections.scores)) % 2 == 0))

@@ -114,7 +114,8 @@ def test_a_second_sigmoid_is_rejected_although_it_leaves_ap_unchanged(truth, ref
     assert score(truth, twice, "hotcoco").ap == score(truth, reference, "hotcoco").ap
     assert verdict("score_agreement", measurement).word == "rejected"
     assert verdict("score_agreement", measurement).suspect == "sigmoid applied twice"
-    assert outside("score_agreement", measurement) == {"score_p99", "slope_error", "outliers"}
+    groups = {"different_images", "different_classes"}
+    assert outside("score_agreement", measurement) == {"score_p99", "slope_error", "outliers", *groups}
 
 
 def test_scores_scaled_by_a_hundredth_are_rejected_for_their_slope(reference):
@@ -138,8 +139,110 @@ def test_one_score_in_fifty_that_jumps_is_rejected(reference):
 def test_a_class_without_detections_is_rejected_and_named(reference):
     measurement = agreement(reference, without(reference, reference.category_ids == STAR))
 
-    assert outside("score_agreement", measurement) == {"unmatched"}
+    assert outside("score_agreement", measurement) == {"unmatched", "different_classes"}
     assert measurement.suspect == "the class channel of category 5"
+
+
+# -- what a mean over everything hides ---------------------------------------------------------------------------------
+
+# A set so large that an image or a rare class is less than any part of it that is limited: 2,000 images of ten boxes.
+MANY, BOXES = 2000, 10
+RARE = 89
+
+
+@pytest.fixture(scope="module")
+def many():
+    rng = np.random.default_rng(2)
+    ids = np.repeat(np.arange(1, MANY + 1), BOXES)
+    corners = np.tile(np.arange(BOXES) * 300.0, MANY)
+    sides = np.tile([20, 40, 40, 90, 90, 90, 180, 180, 260, 280], MANY).astype(float)
+    categories = np.tile(np.arange(1, BOXES + 1), MANY)
+    categories[:6] = RARE
+    return Detections(
+        images=np.arange(1, MANY + 1, dtype=np.int64),
+        image_ids=ids.astype(np.int64),
+        boxes=np.stack([corners, corners, corners + sides, corners + sides], axis=1).astype(np.float32),
+        scores=rng.uniform(0.1, 0.9, len(ids)).astype(np.float32),
+        category_ids=categories.astype(np.int32),
+        anchors=np.zeros(len(ids), np.int32),
+    )
+
+
+def among_many(many, **changes):
+    matches = match(many, dataclasses.replace(many, **changes), KIT.accuracy, KIT.model.max_detections)
+    return score_agreement(matches, KIT.accuracy, MANY)
+
+
+def test_one_image_of_many_that_is_another_is_rejected_and_named(many):
+    scores = many.scores.copy()
+    scores[many.image_ids == 77] *= 0.8
+    measurement = among_many(many, scores=scores)
+    assert outside("score_agreement", measurement) == {"different_images"}
+    assert measurement.suspect == "batch, slot or input of single images: 77"
+    assert "1 images differ in most of their detections: 77" in measurement.findings
+
+
+def test_a_rare_class_that_is_lost_is_rejected_and_named(many):
+    ids = np.where(many.category_ids == RARE, 90, many.category_ids)
+    measurement = among_many(many, category_ids=ids)
+    assert "different_classes" in outside("score_agreement", measurement)
+    assert measurement.values["unmatched"] < KIT.clauses["score_agreement"].limits["unmatched"].number
+    assert measurement.suspect == f"the class channel of category {RARE}"
+
+
+def test_a_rare_class_with_other_scores_is_rejected_and_named(many):
+    scores = np.where((many.category_ids == RARE) & (np.arange(len(many.scores)) < 4), many.scores * 0.8, many.scores)
+    measurement = among_many(many, scores=scores.astype(np.float32))
+    assert outside("score_agreement", measurement) == {"different_classes"}
+    assert measurement.suspect == f"class channels of categories {RARE}"
+
+
+def test_a_few_strays_of_an_image_or_a_class_are_no_reason_to_reject(many):
+    scores = many.scores.copy()
+    scores[:3] *= 0.5
+    measurement = among_many(many, scores=scores)
+    assert outside("score_agreement", measurement) == set()
+    assert measurement.values["different_images"] == 0
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "named"),
+    [(32, 64, "from 32 px to 64 px"), (64, 128, "from 64 px to 128 px"), (256, 999, "from 256 px")],
+)
+def test_boxes_of_one_size_that_are_off_by_a_pixel_are_rejected_and_named(many, low, high, named):
+    widths = many.boxes[:, 2] - many.boxes[:, 0]
+    # Every third of these boxes, as of one anchor size of three in a cell.
+    hit = (widths >= low) & (widths < high) & (many.image_ids % 3 == 0)
+    boxes = many.boxes + np.float32([1, 0, 1, 0]) * hit[:, None]
+    measurement = among_many(many, boxes=boxes.astype(np.float32))
+    assert outside("score_agreement", measurement) == {"box_shift"}
+    assert measurement.values["box_shift"] == pytest.approx(1 / 3, abs=0.01)
+    assert measurement.suspect.startswith(f"anchors, or the feature level, of boxes with sides {named}")
+
+
+def test_detections_that_are_only_new_point_at_suppression_and_those_only_lost_at_a_cut(many):
+    thinned = without(many, many.image_ids % 10 == many.category_ids % 10)
+    for first, second, named in ((thinned, many, "suppression"), (many, thinned, "candidates that were cut off")):
+        matches = match(first, second, KIT.accuracy, KIT.model.max_detections)
+        assert score_agreement(matches, KIT.accuracy, MANY).suspect.startswith(named)
+
+
+def test_new_detections_beside_lost_ones_do_not_point_at_suppression(many):
+    some, others = many.image_ids % 3 == 0, many.category_ids == 7
+    fewer = without(many, others & (many.image_ids % 30 == 1))
+    matches = match(without(many, some), fewer, KIT.accuracy, KIT.model.max_detections)
+    assert len(matches.surplus) > 10 * len(matches.lost) > 0
+    assert 100 * len(matches.lost) <= len(matches.reference_rows)
+    assert score_agreement(matches, KIT.accuracy, MANY).suspect.startswith("suppression")
+    moved = many.boxes + np.float32([500, 500, 500, 500]) * (others & (many.image_ids % 3 == 1))[:, None]
+    matches = match(without(many, some), dataclasses.replace(many, boxes=moved), KIT.accuracy, 100)
+    assert not score_agreement(matches, KIT.accuracy, MANY).suspect.startswith("suppression")
+
+
+def test_boxes_that_jitter_without_a_direction_are_not_shifted(many):
+    rng = np.random.default_rng(3)
+    boxes = many.boxes + rng.normal(0, 0.3, many.boxes.shape)
+    assert outside("score_agreement", among_many(many, boxes=boxes.astype(np.float32))) == set()
 
 
 def test_shifted_class_ids_are_rejected_and_named(reference):
@@ -164,7 +267,9 @@ def test_boxes_as_corner_and_size_are_rejected_and_named(reference):
 def test_a_candidate_without_detections_agrees_in_nothing(reference):
     measurement = agreement(reference, without(reference, np.ones(len(reference.scores), dtype=bool)))
 
-    assert set(measurement.values.values()) == {1.0}
+    values = measurement.values
+    assert {values[name] for name in ("unmatched", "score_p99", "slope_error", "outliers")} == {1.0}
+    assert values["different_classes"] == len(np.unique(reference.category_ids))
     assert verdict("score_agreement", measurement).word == "rejected"
 
 

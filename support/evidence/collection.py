@@ -28,6 +28,7 @@ from support.evidence.model import (
     ReferenceRecord,
 )
 from support.evidence.roots import Roots, roots_of_this_host
+from support.localiser.record import Localisation
 from support.memory import recalled
 from support.options import RunOptions
 from support.report.files import write_pages
@@ -65,6 +66,8 @@ class Session:
         Reasons of the session as a whole.
     waivers : tuple of Waiver
         What somebody answers for.
+    localisation : Localisation or None
+        Where a red accuracy comes from.
     """
 
     options: RunOptions
@@ -77,6 +80,7 @@ class Session:
     release: ReleaseVerdict
     session_reasons: tuple[str, ...] = ()
     waivers: tuple[Waiver, ...] = ()
+    localisation: Localisation | None = None
 
     @property
     def chip(self) -> Chip | None:
@@ -206,6 +210,7 @@ def _document(session: Session, measured: _Measured) -> EvidenceDocument:
         else None,
         ladder=measured.ladder(session.spec.accuracy.ladder_batch),
         # Who answers for it is told; where anything lies is not.
+        localisation=records.hidden_localisation(session.localisation, roots) if session.localisation else None,
         waivers=tuple(waiver.model_copy(update={"reason": roots.hide(waiver.reason)}) for waiver in session.waivers),
     )
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from support.clauses import Mode, Precision
+from support.localiser.record import Localisation
 from support.scoring import Scorer
 from support.spec import AcceptanceSpec, PositiveInt, Sha256, Text
 from support.timing import PassTiming
@@ -205,6 +206,8 @@ class EvidenceDocument(_Record):
         The candidate by batch size.
     checkpoint, dataset, reference, ladder : record or None
         None if the run ended before they were known, or did not need them.
+    localisation : Localisation or None
+        Where a red accuracy comes from; it judges nothing.
     models : tuple of ModelRecord
         Artifacts of all stages and batch sizes.
     truth : str or None
@@ -233,6 +236,7 @@ class EvidenceDocument(_Record):
     passes: Mapping[PositiveInt, PassRecord] = {}
     reference: ReferenceRecord | None = None
     ladder: LadderRecord | None = None
+    localisation: Localisation | None = None
     waivers: tuple[Waiver, ...] = ()
     files: Mapping[BundleName, SealedFile] = {}
 

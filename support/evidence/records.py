@@ -26,6 +26,7 @@ from support.evidence.model import (
     pass_name,
 )
 from support.evidence.roots import Roots
+from support.localiser.record import Localisation
 from support.options import RunOptions
 from support.spec import AcceptanceSpec
 from support.timing import PassTiming
@@ -36,6 +37,7 @@ __all__ = [
     "code_record",
     "dataset_record",
     "environment",
+    "hidden_localisation",
     "hidden_spec",
     "hidden_verdict",
     "model_record",
@@ -195,6 +197,12 @@ def _hidden_clause(clause: ClauseVerdict, roots: Roots) -> ClauseVerdict:
             "origin": {roots.hide(key): roots.hide(value) for key, value in clause.origin.items()},
         }
     )
+
+
+def hidden_localisation(found: Localisation, roots: Roots) -> Localisation:
+    """Return the search for a cause with paths kept out of its texts."""
+    update = {name: tuple(map(roots.hide, getattr(found, name))) for name in ("groups", "notes")}
+    return found.model_copy(update={**update, "suspect": roots.hide(found.suspect)})
 
 
 def hidden_spec(spec: AcceptanceSpec, roots: Roots) -> AcceptanceSpec:

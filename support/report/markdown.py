@@ -54,6 +54,7 @@ def _blocks(page: Page) -> Iterator[str]:
     yield ""
     for item in page.explanations:
         yield from _explanation(item)
+    yield from (f"- {code(line)}" for line in page.cause)
     for waiver in document.waivers:
         yield f"- waived: {code(waiver.clause)}: {code(waiver.reason)} ({code(waiver.owner)}, until {waiver.expires})"
     yield "\n## Margins to every limit\n"

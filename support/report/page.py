@@ -12,6 +12,7 @@ from support.detections import Detections
 from support.errors import NoTimingError, SuiteError
 from support.evidence.bundle import Bundle
 from support.evidence.model import EvidenceDocument
+from support.localiser.text import lines
 from support.report import tables
 from support.report.captions import Caption, caption
 from support.report.drawings import Drawing, accuracy_drawings, ladder_drawing, throughput_drawing
@@ -60,6 +61,8 @@ class Page:
         Why the verdict is undetermined.
     explanations : tuple of Explanation
         What stands behind clauses that are not accepted.
+    cause : tuple of str
+        What the search for the cause of a red accuracy found, line by line.
     batches : tuple of int
         Batch sizes of the cells of `batch_margins`.
     run_margins, batch_margins : tuple of MarginGroup
@@ -79,6 +82,7 @@ class Page:
     document: EvidenceDocument
     reasons: tuple[tuple[str, str], ...]
     explanations: tuple[Explanation, ...]
+    cause: tuple[str, ...]
     batches: tuple[int, ...]
     run_margins: tuple[MarginGroup, ...]
     batch_margins: tuple[MarginGroup, ...]
@@ -113,6 +117,7 @@ def page_of(bundle: Bundle) -> Page:
         document=document,
         reasons=tuple((reason, REASONS.get(reason, "")) for reason in release.reasons),
         explanations=explanations(release),
+        cause=lines(document.localisation) if document.localisation else (),
         batches=batches,
         run_margins=tables.margins(document, [None]),
         batch_margins=tables.margins(document, batches),

@@ -8,21 +8,27 @@ READY  := $(VENV)/.ready
 CORE   := .venv-core
 KIT    := --chip cpu --spec shapes_d0
 
-.PHONY: help acceptance test lint unit slow kit perf selftest clean
+.PHONY: help setup acceptance test lint unit slow kit perf selftest kills nightly clean
 
 help:
 	@echo "make acceptance  judge the embedded kit on this CPU: the whole chain, from checkpoint to verdict"
-	@echo "make test        lint, types, unit tests, then the acceptance and perf suites on the kit"
+	@echo "make test        lint, types, all tests but the nightly ones, the self-test, the perf suite on the kit"
 	@echo "make unit        unit tests and doctests alone"
 	@echo "make slow        tests that take minutes: whole gates in other environments"
+	@echo "make kit         the acceptance and perf suites on the kit in one run"
 	@echo "make perf        throughput and the suite's own speed on the kit"
 	@echo "make selftest    the gate tested by known faults; FULL=1 for 30 clean runs over the whole kit"
+	@echo "make kills       200 kills at random moments of a gate; KILLS=20 for fewer"
+	@echo "make nightly     what takes longer: whole gates at all sizes, noise, 5,000 images"
 	@echo "make clean       remove what was built; environments and reports stay"
 
 acceptance: $(READY)
 	$(BIN)/pytest -m acceptance $(KIT) --report-dir=reports/shapes_d0
 
-test: lint unit slow kit
+test:
+	@.ci/parts setup lint unit slow selftest perf
+
+setup: $(READY) $(CORE)/.ready
 
 lint: $(READY)
 	$(BIN)/ruff check
@@ -34,16 +40,22 @@ unit: $(READY)
 	$(BIN)/pytest -W error --doctest-modules support --ignore=support/simulator/site
 
 slow: $(READY) $(CORE)/.ready
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m "slow and not nightly"
+
+nightly: $(READY) $(CORE)/.ready
+	$(BIN)/pytest -m nightly
 
 kit: $(READY)
-	$(BIN)/pytest -m "acceptance or perf or budget" $(KIT) --report-dir=reports/$@
+	$(BIN)/pytest -m "acceptance or perf or (budget and not nightly)" $(KIT) --report-dir=reports/$@
 
 perf: $(READY)
-	$(BIN)/pytest -m "perf or budget" $(KIT) --report-dir=reports/$@
+	$(BIN)/pytest -m "perf or (budget and not nightly)" $(KIT) --report-dir=reports/$@
 
 selftest: $(READY)
 	$(BIN)/pytest -m selftest $(if $(FULL),--full)
+
+kills: $(READY)
+	$(BIN)/python -m support.kills --kills=$(or $(KILLS),200)
 
 clean:
 	rm -rf artifacts .benchmarks .hypothesis .pytest_cache .mypy_cache .ruff_cache

@@ -187,7 +187,7 @@ def test_memory_is_bounded_at_every_batch_size(host, capsys, batch):
     Row(f"memory of a pass, batch {batch}", 1.0, "of two raw batches and 1 GB", fails=1.25).judge(capsys, share)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_pass_over_5000_images(host, capsys, tmp_path):
     images, batch, rate, copy_rate = 5000, 16, 145.0, 12e9
     feed, shares, found = repeated(host.run.feed, images, DISTINCT), [], []

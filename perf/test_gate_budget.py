@@ -10,7 +10,7 @@ from perf.rows import Row
 from support.simulator.pace import COPY_RATE
 from support.spec import load_spec
 
-pytestmark = [pytest.mark.budget, pytest.mark.slow, pytest.mark.needs_torch]
+pytestmark = [pytest.mark.budget, pytest.mark.nightly, pytest.mark.needs_torch]
 
 CHIP = "sim:310P3,v3,paced"
 #: What the gate may take beyond 1.25 times the time of the device and its copies.

@@ -226,7 +226,9 @@ def _load(feed: Feed, rows: Sequence[int], buffer: NDArray[np.float32]) -> NDArr
 
 
 def _warm_up(backend: Backend, tensor: NDArray[np.float32], plan: Plan) -> None:
-    while len(backend.samples) < plan.warm_up_calls or not plan.steady(backend.samples):
+    # A device may have cooled down since it was used for something else.
+    before = len(backend.samples)
+    while len(backend.samples) - before < plan.warm_up_calls or not plan.steady(backend.samples[before:]):
         with deadline(plan.call_seconds, f"{plan.title}, warm-up"):
             backend.compute(tensor)
 

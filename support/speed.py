@@ -87,10 +87,12 @@ class Speed:
             timing = self.passes(batch, count)
             if timing is None:
                 return None
+            found = estimate(timing, self.spec.throughput)
             return scrutiny.scrutinised(
-                compare(estimate(timing, self.spec.throughput)),
+                compare(found),
                 timing,
                 self.spec,
+                figure=found.images_per_second,
                 chip=self.chip,
                 outputs_agree=lambda: self.outputs_agree(batch),
             )

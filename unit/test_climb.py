@@ -182,7 +182,7 @@ def test_every_draw_of_images_rejects_a_hopeless_candidate(dataset, reference):
     assert rejections(dataset, reference, twice, draws=200) == 200
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.needs_torch
 def test_no_draw_of_images_rejects_the_network_itself_with_more_noise_than_half_precision_makes(dataset, tmp_path):
     from support.backends.torch_eager import TorchBackend

@@ -16,6 +16,8 @@ WITHOUT_SAY = {
     "deadline": "interrupts or does nothing",
     "errors": "end a pass",
     "known_checkpoints": "names of checkpoints",
+    "intervals": "bounds what was measured",
+    "load": "looks at the machine",
     "progress": "shows",
     "spec": "its numbers are in the key",
     "stages/onnx_from_pth": "gives PyTorch's outputs their names, which mean nothing",

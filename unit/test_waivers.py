@@ -92,7 +92,7 @@ def test_a_file_that_is_none_of_waivers_is_refused_naming_what_is_wrong(load, te
 
 
 def test_a_file_too_large_to_be_any_is_not_parsed(load):
-    with pytest.raises(UsageError, match=rf"waivers.toml: more than {MAX_BYTES} bytes"):
+    with pytest.raises(UsageError, match=rf"waivers.toml: it has [0-9]+ bytes, {MAX_BYTES} are the most"):
         load(table() + "#" * MAX_BYTES)
     assert load(table() + "#" * (MAX_BYTES - len(table())))
 

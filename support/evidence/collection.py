@@ -209,6 +209,7 @@ def _document(session: Session, measured: _Measured) -> EvidenceDocument:
         if measured.reference
         else None,
         ladder=measured.ladder(session.spec.accuracy.ladder_batch),
+        selftest=records.selftest_record(session.options.artifacts),
         # Who answers for it is told; where anything lies is not.
         localisation=records.hidden_localisation(session.localisation, roots) if session.localisation else None,
         waivers=tuple(waiver.model_copy(update={"reason": roots.hide(waiver.reason)}) for waiver in session.waivers),

@@ -179,6 +179,23 @@ class LadderRecord(_Record):
     pads_kept: bool
 
 
+class SelfTestRecord(_Record):
+    """
+    How the last whole self-test in the same store of artifacts ended.
+
+    `same_code` says whether it tested the code and specs of this run; if not, it says little about it. `faults` and
+    `clean_runs` are counted, `missed` and `false_alarms` named.
+    """
+
+    ended: AwareDatetime
+    same_code: bool
+    full: bool
+    faults: NotNegative
+    missed: tuple[str, ...]
+    clean_runs: NotNegative
+    false_alarms: tuple[str, ...]
+
+
 class SealedFile(_Record):
     """Size and hash of a file of the bundle."""
 
@@ -208,6 +225,8 @@ class EvidenceDocument(_Record):
         None if the run ended before they were known, or did not need them.
     localisation : Localisation or None
         Where a red accuracy comes from; it judges nothing.
+    selftest : SelfTestRecord or None
+        What the gate itself was tested by; it judges nothing.
     models : tuple of ModelRecord
         Artifacts of all stages and batch sizes.
     truth : str or None
@@ -237,6 +256,7 @@ class EvidenceDocument(_Record):
     reference: ReferenceRecord | None = None
     ladder: LadderRecord | None = None
     localisation: Localisation | None = None
+    selftest: SelfTestRecord | None = None
     waivers: tuple[Waiver, ...] = ()
     files: Mapping[BundleName, SealedFile] = {}
 

@@ -23,9 +23,11 @@ from support.evidence.model import (
     Environment,
     ModelRecord,
     PassRecord,
+    SelfTestRecord,
     pass_name,
 )
 from support.evidence.roots import Roots
+from support.faults.record import recorded_selftest, suite_code
 from support.localiser.record import Localisation
 from support.options import RunOptions
 from support.spec import AcceptanceSpec
@@ -42,6 +44,7 @@ __all__ = [
     "hidden_verdict",
     "model_record",
     "pass_record",
+    "selftest_record",
 ]
 
 #: Seconds git may take; it reads one small checkout.
@@ -176,6 +179,22 @@ def pass_record(batch: int, measured: Pass, timing: PassTiming | None, model_sha
         padded_scored=measured.padded_scored,
         timing=timing,
         model_sha256=model_sha256,
+    )
+
+
+def selftest_record(store: Path) -> SelfTestRecord | None:
+    """Tell how the last whole self-test in a store of artifacts ended; None if there was none."""
+    found = recorded_selftest(store)
+    if found is None:
+        return None
+    return SelfTestRecord(
+        ended=found.ended,
+        same_code=found.code == suite_code(),
+        full=found.full,
+        faults=len(found.faults),
+        missed=tuple(outcome.fault for outcome in found.faults if not outcome.caught),
+        clean_runs=len(found.clean_runs),
+        false_alarms=tuple(run.name for run in found.clean_runs if run.red),
     )
 
 

@@ -7,7 +7,8 @@ from types import MappingProxyType
 
 from support.errors import UsageError
 from support.faults import batching, checkpoints, data, decoding, devices, graphs, outputs, records, scoring, sessions
-from support.faults.fault import STEPS, Fault
+from support.faults.fault import Fault
+from support.faults.record import STEPS
 
 __all__ = ["CATALOGUE", "chosen"]
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from support.faults.bench import BATCH, IMAGES, OTHER_BATCH, SEED, Bench
-from support.faults.outcome import CleanRun
+from support.faults.record import CleanRun
 from support.faults.scoring import at_published_pace
 from support.measuring import verdict_of
 from support.results import Results

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
+from support.faults.record import Step
 from support.measuring import verdict_of
 from support.results import Results
 from support.run import Run
@@ -15,28 +16,7 @@ from support.verdict import REASONS, ClauseVerdict
 if TYPE_CHECKING:
     from support.faults.bench import Bench
 
-__all__ = ["STEPS", "Act", "Fault", "Registry", "Step"]
-
-Step = Literal[
-    "checkpoint",
-    "export",
-    "simplify",
-    "modify",
-    "compile",
-    "input",
-    "batching",
-    "backend",
-    "decode",
-    "category mapping",
-    "scoring",
-    "timing",
-    "device",
-    "store",
-    "spec",
-    "evidence",
-    "session",
-]
-STEPS: tuple[Step, ...] = get_args(Step)
+__all__ = ["Act", "Fault", "Registry"]
 
 #: Puts the fault in, for as long as the stack is open, and gives the run that has it. Where no clause of a run could
 #: show it, because the fault lies in what surrounds a run, gives the verdict that does.

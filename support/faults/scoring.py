@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -11,12 +12,15 @@ import numpy as np
 
 import support.results
 import support.run
+import support.speed
 from support.dataset import GroundTruth
 from support.detections import Decoder, Detections
 from support.faults.bench import BATCH, Bench, replaced
 from support.faults.fault import Registry
+from support.faults.kept_heads import Outputs
 from support.run import Run
-from support.timing import PassTiming
+from support.spec import Throughput
+from support.timing import PassTiming, ThroughputEstimate
 
 __all__ = ["REGISTRY", "TIMING", "at_published_pace"]
 
@@ -113,17 +117,43 @@ def milliseconds_taken_for_seconds(bench: Bench, stack: ExitStack) -> Run:
     return at_published_pace(bench, stack, 1000)
 
 
-@TIMING.add("throughput_same_chip", LOAD, batch=BATCH)
+@TIMING.add("throughput_same_chip", "does not follow from the samples", batch=BATCH, reason="implausible")
 def batch_not_multiplied(bench: Bench, stack: ExitStack) -> Run:
     """A call counts as one image whatever its batch size."""
+    return _figures(bench, stack, 1 / BATCH)
 
-    def faulty(timing: PassTiming, **keywords: Any) -> Any:
-        found = original(timing, **keywords)
-        figures = {name: getattr(found, name) / timing.batch for name in ("images_per_second", "lower", "upper")}
+
+@TIMING.add("throughput_same_chip", "does not follow from the samples", batch=BATCH, reason="implausible")
+def batch_multiplied_twice(bench: Bench, stack: ExitStack) -> Run:
+    """The batch size is counted twice."""
+    return _figures(bench, stack, BATCH)
+
+
+def _figures(bench: Bench, stack: ExitStack, factor: float) -> Run:
+    def faulty(timing: PassTiming, rules: Throughput) -> ThroughputEstimate:
+        found = original(timing, rules)
+        names = ("images_per_second", "lower", "upper", "judged_lower", "judged_upper")
+        figures: dict[str, Any] = {name: factor * getattr(found, name) for name in names}
         return replace(found, **figures)
 
-    original = replaced(stack, support.results, "estimate", faulty)
+    original: Callable[[PassTiming, Throughput], ThroughputEstimate]
+    original = replaced(stack, support.speed, "estimate", faulty)
     return at_published_pace(bench, stack)
+
+
+@TIMING.add("throughput_fresh_inputs", "the last outputs again", batch=BATCH)
+def outputs_kept_for_an_input(bench: Bench, stack: ExitStack) -> Run:
+    """The runtime gives the outputs of the call before again, at once, if the input is the same."""
+    before: list[tuple[int, ...]] = [()]
+
+    def alter(outputs: Outputs, keys: tuple[int, ...], _: int) -> Outputs:
+        before.append(keys)
+        return outputs
+
+    def pace(call: int) -> float:
+        return 0.1 * (1 + 0.003 * math.sin(call)) / (50 if before[-1] == before[-2] else 1)
+
+    return bench.replayed(stack, alter, pace, chip="T4")
 
 
 @TIMING.add("throughput_same_chip", "timed calls", batch=BATCH, reason="no-timing")

@@ -20,6 +20,9 @@ from support.verdict import Measurement
 
 __all__ = ["fresh_inputs", "scrutinised"]
 
+#: Relative difference that the order of a summation explains, with much room.
+ROUNDING = 1e-6
+
 
 def fresh_inputs(timing: PassTiming, rules: Throughput) -> Measurement:
     """
@@ -78,12 +81,14 @@ def scrutinised(
     timing: PassTiming,
     spec: AcceptanceSpec,
     *,
+    figure: float,
     chip: str,
     outputs_agree: Callable[[], bool],
 ) -> Measurement:
     """
     Add to a compared throughput what else the samples show, and doubt it where they show too much.
 
+    * A figure that is not batch size × calls / seconds of the samples is none of this device, whoever computed it.
     * A figure above `plausible` times the published one of the same chip is doubted, until new images were shown to
       take as long as a repeated one, and the outputs of the timed pass to be those of an independent one.
     * A repeated image that is certainly faster means that the runtime keeps outputs, and clocks that contradict each
@@ -100,6 +105,8 @@ def scrutinised(
         The passes it comes from.
     spec : AcceptanceSpec
         Published tables and rules.
+    figure : float
+        Images per second that were compared.
     chip : str
         Chip under test.
     outputs_agree : callable
@@ -109,6 +116,7 @@ def scrutinised(
     speedup = _certain_speedup(timing, rules)
     limit = spec.clauses["throughput_fresh_inputs"].limits["speedup"].number
     doubts = [text for one in timing.passes for text in rates(one).contradictions(rules.clock_tolerance)]
+    doubts += _otherwise_computed(figure, timing)
     if speedup is not None and speedup > limit:
         doubts.append(f"outputs are kept: one image repeated is at least {speedup:.2f} times as fast as new ones")
     beyond = _beyond_plausible(timing, spec, chip)
@@ -126,6 +134,13 @@ def scrutinised(
         optimistic=dict.fromkeys(measurement.values, math.inf) if slowed else measurement.optimistic,
         doubt="implausible" if doubts else "",
     )
+
+
+def _otherwise_computed(figure: float, timing: PassTiming) -> Iterator[str]:
+    seconds = [call.seconds for one in timing.passes for call in one.calls]
+    follows = timing.batch * len(seconds) / sum(seconds)
+    if not math.isclose(figure, follows, rel_tol=ROUNDING):
+        yield f"{figure:.3f} images/s does not follow from the samples, which give {follows:.3f}"
 
 
 def _certain_speedup(timing: PassTiming, rules: Throughput) -> float | None:

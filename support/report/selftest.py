@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from support.faults.outcome import Outcome, SelfTest
+from support.faults.record import Outcome, SelfTest
 from support.report.terminal import visible
 
 __all__ = ["render_selftest"]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
-from support.evidence.model import EvidenceDocument, LadderRecord
+from support.evidence.model import EvidenceDocument, LadderRecord, SelfTestRecord
 from support.report.scored_run import ScoredRun
 from support.report.text import measured, number
 from support.scoring import FIGURES
@@ -308,6 +308,7 @@ def environment(document: EvidenceDocument) -> Table:
         "precision": document.precision,
         "suite": f"{code.revision}{dirty}",
         "measuring code": code.measuring,
+        "self-test of the suite": _selftest(document.selftest) if document.selftest else "",
         "spec": f"{document.spec.name} {document.spec.version}, {document.spec_digest}",
         "images": f"{data.images} of {document.spec.dataset.image_count}" if data else "",
         "annotations": data.annotation_digest if data else "",
@@ -317,6 +318,15 @@ def environment(document: EvidenceDocument) -> Table:
     }
     rows = tuple((name, value) for name, value in facts.items() if value)
     return Table("Environment", ("what", "value"), rows, words=2)
+
+
+def _selftest(found: SelfTestRecord) -> str:
+    caught = found.faults - len(found.missed)
+    code = "this code" if found.same_code else "other code than this"
+    return (
+        f"{caught} of {found.faults} faults caught, {len(found.false_alarms)} of {found.clean_runs} clean runs with a "
+        f"false alarm, {found.ended:%Y-%m-%d %H:%M:%S %Z}, of {code}"
+    )
 
 
 def models(document: EvidenceDocument) -> Table | None:

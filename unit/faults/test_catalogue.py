@@ -4,7 +4,7 @@ from support.clauses import CATALOGUE as CLAUSES
 from support.errors import UsageError
 from support.evidence.replay import BUNDLE
 from support.faults.catalogue import CATALOGUE, chosen
-from support.faults.fault import STEPS
+from support.faults.record import STEPS
 from support.faults.sessions import SESSION
 from support.spec import load_spec
 

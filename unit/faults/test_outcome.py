@@ -1,7 +1,8 @@
 import datetime as dt
 
 from support.faults.fault import Fault
-from support.faults.outcome import CleanRun, SelfTest, examined, selftest, suite_code
+from support.faults.outcome import examined, selftest
+from support.faults.record import CleanRun, SelfTest, suite_code
 from support.verdict import ClauseVerdict
 
 RED = ClauseVerdict(clause="coverage", word="rejected", suspect="the tail batch", findings=("one", "two", "three", "4"))

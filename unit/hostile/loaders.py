@@ -174,7 +174,7 @@ def bundle(folder):
     if "bundle" not in SHARED:
         from unit.evidence.bundles import World
 
-        world = World(images=8)
+        world = World(images=16)
         world.write(folder / "first")
         SHARED["bundle"] = {
             str(path.relative_to(folder / "first")): path.read_bytes()

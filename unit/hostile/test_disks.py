@@ -128,7 +128,7 @@ def test_evidence_without_room_is_told_and_the_earlier_bundle_stays(tmp_path):
     code = """
 from unit.evidence.bundles import World
 from support.evidence.bundle import read_bundle
-world = World(images=8)
+world = World(images=16)
 world.write(folder / "bundle")
 (folder / "fill").write_bytes(bytes(os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize - 8192))
 told(lambda: world.write(folder / "bundle"))
@@ -144,7 +144,7 @@ from support.ascend.transfer import Transfer
 def passed(scratch=None):
     transfer = Transfer(64 * 2**20, [8 * 2**20], scratch)
     print(transfer.path.parent)
-    transfer.input()[:] = 1
+    transfer.input(0)[:] = 1
     transfer.unlink()
 """
 

@@ -35,9 +35,11 @@ def timing(rate=PUBLISHED, *, repeated=1.0, spread=0.01, calls=1250, **changes):
     return replace(whole, **changes)
 
 
-def scrutiny(whole, *, agree=True, chip="310P3"):
-    measurement = vs_baseline(estimate(whole, RULES), TABLE, images=5000)
-    return scrutinised(measurement, whole, SPEC, chip=chip, outputs_agree=lambda: agree)
+def scrutiny(whole, *, agree=True, chip="310P3", miscounted=1):
+    found = estimate(whole, RULES)
+    figure = miscounted * found.images_per_second
+    measurement = vs_baseline(found, TABLE, images=5000)
+    return scrutinised(measurement, whole, SPEC, figure=figure, chip=chip, outputs_agree=lambda: agree)
 
 
 def verdict(whole, **options):
@@ -133,6 +135,12 @@ def test_clocks_that_contradict_each_other_are_not_believed():
 # -- too slow ----------------------------------------------------------------------------------------------------------
 
 HOT = (LoadSample("before"), LoadSample("during", throttled="thermal"), LoadSample("after"))
+
+
+@pytest.mark.parametrize("miscounted", [0.25, 1.01, 4])
+def test_a_figure_that_the_samples_do_not_give_is_not_believed(miscounted):
+    assert scrutiny(timing(), miscounted=miscounted).findings[0].split(", which")[0].endswith("follow from the samples")
+    assert verdict(timing(), miscounted=miscounted) == ("undetermined", "implausible")
 
 
 def test_a_throttled_pass_that_is_too_slow_proves_nothing():

@@ -2,7 +2,7 @@ import datetime as dt
 
 import pytest
 
-from support.faults.outcome import CleanRun, Outcome, SelfTest
+from support.faults.record import CleanRun, Outcome, SelfTest
 from support.report.selftest import render_selftest
 
 CAUGHT = Outcome(

@@ -81,6 +81,8 @@ def test_a_prebuilt_model_that_lost_a_class_is_rejected_without_torch(host_with_
 
     assert "rejected: shapes_small on cpu (not a release)" in done.stdout, done.stdout + done.stderr
     assert "class 8" in done.stdout or "id 8" in done.stdout
+    # Without the checkpoint blocks cannot be told, but heads and classes can.
+    assert "look first at: " in done.stdout
     assert done.returncode == 1
 
 

@@ -14,6 +14,9 @@ from support.errors import ToolError
 from support.evidence import roots
 from support.evidence.bundle import read_bundle
 from support.evidence.collection import CHECKOUT, Session, write_evidence
+from support.faults.outcome import selftest
+from support.faults.record import RECORD
+from support.localiser.record import Localisation
 from support.options import RunOptions
 from support.progress import SilentProgress
 from support.results import Results
@@ -95,6 +98,19 @@ def test_what_was_measured_is_told_and_nothing_more_measured(run, calls, tmp_pat
     assert read.truth.coco["images"] == run.dataset.truth.coco["images"]
     for column in ("images", "image_ids", "boxes", "scores", "category_ids"):
         np.testing.assert_array_equal(getattr(read.passes[4], column), getattr(measured.detections, column))
+
+
+def test_a_search_for_the_cause_and_the_last_self_test_are_told(run, tmp_path):
+    found = Localisation(suspect="stem", red=("coverage",), batch=1, seconds=8.4)
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts" / RECORD).write_text(selftest([], [], full=False).model_dump_json())
+    read = read_bundle(write_evidence(tmp_path / "b", session(run, localisation=found), images=False))
+    assert read.document.localisation == found
+    assert read.document.selftest.same_code
+    for page in ("report.html", "report.md"):
+        text = (tmp_path / "b" / page).read_text()
+        assert "look first at: stem" in text
+        assert "0 of 0 faults caught" in text
 
 
 def test_what_failed_is_not_told_as_measured(run, monkeypatch, tmp_path):

@@ -11,11 +11,16 @@ from support.evidence.records import (
     code_record,
     dataset_record,
     environment,
+    hidden_localisation,
     hidden_spec,
     hidden_verdict,
     model_record,
+    selftest_record,
 )
 from support.evidence.roots import Roots
+from support.faults.outcome import selftest
+from support.faults.record import RECORD, CleanRun, Outcome
+from support.localiser.record import Localisation
 from support.options import RunOptions
 from support.spec import load_spec
 from support.verdict import ClauseVerdict, ReleaseVerdict
@@ -136,6 +141,61 @@ def test_texts_of_a_verdict_are_told_with_named_roots():
     (hidden,) = hidden_verdict(release, ROOTS).clauses
     assert hidden.findings == ("{coco}/val2017 is not a folder",)
     assert (hidden.suspect, hidden.origin) == ("{user}", {"model": "{elsewhere}/m.om"})
+
+
+def test_texts_of_a_search_are_told_with_named_roots():
+    found = Localisation(
+        suspect="the compilation of /home/alice/m.om",
+        red=("coverage",),
+        batch=1,
+        groups=("class 'alice'",),
+        notes=("stages: /data/coco/val2017 is not a folder",),
+    )
+    hidden = hidden_localisation(found, ROOTS)
+    assert hidden.suspect == "the compilation of {elsewhere}/m.om"
+    assert (hidden.groups, hidden.notes) == (("class '{user}'",), ("stages: {coco}/val2017 is not a folder",))
+    assert (hidden.red, hidden.batch) == (found.red, 1)
+
+
+CAUGHT = Outcome(
+    fault="tail-dropped",
+    step="batching",
+    corrupts="The tail is dropped",
+    expected="coverage rejected",
+    suspect="the tail",
+    word="rejected",
+    reason="",
+    found_suspect="the tail batch",
+    findings=(),
+    caught=True,
+    seconds=1.0,
+)
+CLEAN = CleanRun(name="seed1", seed=1, images=66, batch_sizes=(4, 8), clauses=30, red=(), seconds=9.0)
+
+
+def test_a_self_test_is_told_by_what_it_missed(tmp_path):
+    missed, alarm = CAUGHT.model_copy(update={"fault": "one-missed", "caught": False}), ("coverage rejected",)
+    red = CLEAN.model_copy(update={"name": "seed2", "red": alarm})
+    (tmp_path / RECORD).write_text(selftest([CAUGHT, missed], [CLEAN, red], full=False).model_dump_json())
+    record = selftest_record(tmp_path)
+    assert (record.faults, record.missed, record.clean_runs, record.false_alarms) == (2, ("one-missed",), 2, ("seed2",))
+    assert (record.same_code, record.full) == (True, False)
+
+
+def test_a_self_test_of_other_code_is_told_as_such(tmp_path):
+    other = selftest([CAUGHT], [CLEAN], full=True).model_copy(update={"code": "5a" * 32})
+    (tmp_path / RECORD).write_text(other.model_dump_json())
+    assert not selftest_record(tmp_path).same_code
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"schema_version": 2}', "[" * 100_000, "x" * 2**21])
+def test_a_record_of_a_self_test_that_cannot_be_read_is_none(tmp_path, text):
+    (tmp_path / RECORD).write_text(text)
+    assert selftest_record(tmp_path) is None
+
+
+def test_without_a_self_test_nothing_is_told(tmp_path):
+    assert selftest_record(tmp_path) is None
 
 
 def test_places_in_a_spec_are_told_from_roots_and_its_own_keep_their_digest():

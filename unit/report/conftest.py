@@ -22,6 +22,7 @@ from support.evidence.model import (
     PassRecord,
     ReferenceRecord,
 )
+from support.localiser.record import Localisation
 from support.report.page import page_of, worst_pictures
 from support.spec import load_spec
 from support.timing import CallSample, PassTiming
@@ -210,6 +211,7 @@ def spread(document, truth, bundle_of):
             "environment": document.environment.model_copy(update=environment),
             "code": document.code.model_copy(update={"revision": every}),
             "models": tuple(ModelRecord(kind=text, sha256=HASH) for text in texts),
+            "localisation": Localisation(suspect=every, red=(*texts,), batch=1, groups=(*texts,), notes=(*texts,)),
             "waivers": tuple(Waiver(clause=text, reason=text, owner=text, expires=NOON.date()) for text in texts),
             "ladder": document.ladder.model_copy(update={"stages": dict.fromkeys(texts, 41.0)}),
         }

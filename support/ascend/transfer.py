@@ -15,11 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from support.errors import NoSpaceError
+from support.own_folders import OwnFolder
 
 __all__ = ["PLACES", "Transfer"]
 
 #: A file system in memory, where there is one.
-MEMORY = Path("/dev/shm")  # noqa: S108 - the file is made by mkstemp
+MEMORY = Path("/dev/shm")  # noqa: S108 - in a new folder of our own
+#: Of the file.
+NAME = "tensors"
 #: Room left for others.
 RESERVE = 16 * 2**20
 #: Places for inputs: one is filled while the device reads from the other.
@@ -58,7 +61,8 @@ class Transfer:
         self.input_bytes, self._output_bytes = input_bytes, tuple(output_bytes)
         self.outputs_start = PLACES * input_bytes
         self.mark_start = self.outputs_start + sum(output_bytes)
-        self.path, descriptor = _allocated(self.mark_start + MARK, scratch)
+        self._folder, descriptor = _allocated(self.mark_start + MARK, scratch)
+        self.path = self._folder.path / NAME
         try:
             self._memory = mmap.mmap(descriptor, 0)
         finally:
@@ -83,10 +87,10 @@ class Transfer:
 
     def unlink(self) -> None:
         """Take the name away once both sides have mapped the file, so that no crash leaves it behind."""
-        self.path.unlink(missing_ok=True)
+        self._folder.close()
 
 
-def _allocated(size: int, scratch: Path | None) -> tuple[Path, int]:
+def _allocated(size: int, scratch: Path | None) -> tuple[OwnFolder, int]:
     places = [MEMORY, scratch or Path(tempfile.gettempdir())]
     free = {}
     for place in places:
@@ -95,16 +99,18 @@ def _allocated(size: int, scratch: Path | None) -> tuple[Path, int]:
         free[place] = shutil.disk_usage(place).free
         if free[place] < size + RESERVE:
             continue
-        descriptor, name = tempfile.mkstemp(prefix="acceptance-tensors-", dir=place)
+        # A session that is killed before both sides have mapped the file leaves it to the next one to clear away.
+        folder = OwnFolder("acceptance-tensors-", place)
+        descriptor = os.open(folder.path / NAME, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             os.posix_fallocate(descriptor, 0, size)
         except OSError as error:
             os.close(descriptor)
-            Path(name).unlink()
+            folder.close()
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             continue
-        return Path(name), descriptor
+        return folder, descriptor
     found = ", ".join(f"{place}: {room / 2**20:.0f} MiB free" for place, room in free.items()) or "no folder"
     raise NoSpaceError(
         f"no room for the tensors of one batch ({found})",

@@ -41,7 +41,7 @@ class DeviceState:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Count a run, and show the device at work while it lasts."""
-        marker = self._folder / "running"
+        marker = self._folder / f"running-{os.getpid()}"
         marker.touch()
         try:
             yield
@@ -59,13 +59,16 @@ class DeviceState:
 
     @property
     def at_work(self) -> bool:
-        """Whether a run is going on."""
-        return (self._folder / "running").exists()
+        """Whether a run is going on; that of a process that was killed is not."""
+        return bool(self._alive("running"))
 
     @property
     def clients(self) -> tuple[int, ...]:
         """Processes that hold the device; one that was killed holds it no longer."""
-        pids = sorted(int(path.name[4:]) for path in self._folder.glob("pid-*"))
+        return self._alive("pid")
+
+    def _alive(self, kind: str) -> tuple[int, ...]:
+        pids = sorted(int(path.name.partition("-")[2]) for path in self._folder.glob(f"{kind}-*"))
         return tuple(pid for pid in pids if _alive(pid))
 
     def vanish(self) -> None:

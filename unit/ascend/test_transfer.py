@@ -1,6 +1,7 @@
 import errno
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -73,12 +74,12 @@ def test_outputs_are_there_as_long_as_somebody_looks_at_them(places):
 )
 def test_memory_is_taken_if_it_has_room_and_else_the_scratch_folder(places, free, chosen):
     folder = places(**free)
-    assert Transfer(MIB, [], folder / "scratch").path.parent == folder / chosen
+    assert Transfer(MIB, [], folder / "scratch").path.parent.parent == folder / chosen
 
 
 def test_without_a_scratch_folder_temporary_files_have_a_place(places):
     folder = places(memory=0, temporary=19)
-    assert Transfer(MIB, [], None).path.parent == folder / "temporary"
+    assert Transfer(MIB, [], None).path.parent.parent == folder / "temporary"
 
 
 def test_no_room_anywhere_is_told_with_sizes_before_anything_is_written(places):
@@ -94,12 +95,12 @@ def test_room_that_is_gone_when_it_is_taken_is_no_room(places, monkeypatch, code
     folder, refuse = places(memory=100, scratch=100), os.posix_fallocate
 
     def fallocate(descriptor, start, size):
-        if Path(f"/proc/self/fd/{descriptor}").readlink().parent == folder / "memory":
+        if Path(f"/proc/self/fd/{descriptor}").readlink().is_relative_to(folder / "memory"):
             raise OSError(code, os.strerror(code))
         refuse(descriptor, start, size)
 
     monkeypatch.setattr(os, "posix_fallocate", fallocate)
-    assert Transfer(2, [], folder / "scratch").path.parent == folder / "scratch"
+    assert Transfer(2, [], folder / "scratch").path.parent.parent == folder / "scratch"
     assert list((folder / "memory").iterdir()) == []
 
 
@@ -112,4 +113,17 @@ def test_another_failure_is_no_lack_of_room(places, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", fallocate)
     with pytest.raises(OSError, match="Input/output error"):
         Transfer(2, [], None)
+    assert list((folder / "memory").iterdir()) == []
+
+
+def test_what_a_killed_session_left_before_it_was_mapped_goes_with_the_next_one(places):
+    folder = places(memory=100)
+    code = (
+        "import os, support.ascend.transfer as t; from pathlib import Path\n"
+        f"t.MEMORY, t.RESERVE = Path({str(folder / 'memory')!r}), 0\n"
+        "t.Transfer(3, [2], None); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert len(list((folder / "memory").iterdir())) == 1
+    Transfer(3, [2], None).unlink()
     assert list((folder / "memory").iterdir()) == []

@@ -143,7 +143,7 @@ TENSORS = """
 from support.ascend.transfer import Transfer
 def passed(scratch=None):
     transfer = Transfer(64 * 2**20, [8 * 2**20], scratch)
-    print(transfer.path.parent)
+    print(transfer.path.parent.parent)
     transfer.input(0)[:] = 1
     transfer.unlink()
 """

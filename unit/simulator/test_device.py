@@ -290,3 +290,15 @@ def test_the_fault_crash_at_load_aborts_before(process):
     device, load, _ = process("sim:310P3,fault=crash-at-load")
     assert ask(device, load) == ""
     assert device.wait(30) == -signal.SIGABRT
+
+
+def test_a_run_of_a_process_that_was_killed_is_not_going_on(tmp_path):
+    code = (
+        "import os; from pathlib import Path; from support.simulator.state import DeviceState\n"
+        f"with DeviceState(Path({str(tmp_path)!r}), 0).running(): os.kill(os.getpid(), 9)"
+    )
+    state = DeviceState(tmp_path, 0)
+    with state.running():
+        assert state.at_work
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert not state.at_work

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from support.errors import ContractViolationError, ToolError
-from support.kills import Ended, kill_gates
+from support.kills import Ended, kill_gates, run_gates_together
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 LINE = "accepted: shapes_16 on cpu (not a release)"
@@ -71,6 +71,32 @@ def test_a_gate_that_does_not_accept_the_kit_is_not_killed(monkeypatch):
     monkeypatch.setattr(gate, "run", lambda **_: Ended("", 1, 1.0, "rejected: shapes_16 on cpu", {"coverage 1": "x"}))
     with pytest.raises(ToolError, match="the undisturbed run ended with 1"):
         killed(gate)
+
+
+class TogetherGate(FakeGate):
+    def run_together(self, sessions):
+        return [self.run() for _ in range(sessions)]
+
+
+def test_sessions_at_once_are_counted():
+    gate, said = TogetherGate(), []
+    assert run_gates_together(gate, 3, said.append).startswith("3 sessions at once on one store of cpu, and one after")
+    assert (gate.runs, gate.stores, len(said)) == (5, 1, 5)
+
+
+@pytest.mark.parametrize("changes", [{"verdicts": {"coverage 1": "rejected"}}, {"status": 1}, {"entries": ["onnx/b"]}])
+def test_a_session_beside_others_that_ends_otherwise_is_found_out(changes):
+    with pytest.raises(ContractViolationError):
+        run_gates_together(TogetherGate(**changes), 2, lambda line: None)
+
+
+@pytest.mark.slow
+@pytest.mark.needs_torch
+def test_sessions_at_once_share_one_store():
+    command = [sys.executable, "-m", "support.kills", "--sessions=2"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=1800, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("2 sessions at once on one store of cpu, and one after them, in ")
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ def gate(folder, chip, *arguments):
     return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=900, check=False)
 
 
+@pytest.mark.nightly
 def test_the_whole_path_ends_undetermined_for_nothing_but_the_simulation(tmp_path):
     done = gate(tmp_path, "sim:310P3", f"--junitxml={tmp_path / 'junit.xml'}")
     line = "undetermined: shapes_two on simulated 310P3 (aclruntime V3, compute mode) (not a release): simulated"

@@ -22,6 +22,7 @@ from support.faults.worlds import KIT_SPEC, World, quoting, world
 from support.onnx_files import load_onnx
 from support.options import RunOptions
 from support.progress import Progress
+from support.results import Results
 from support.run import Run
 from support.simulator.host import simulated_host
 from support.spec import AcceptanceSpec, load_spec
@@ -134,6 +135,11 @@ class Bench:
     def build_clean(self) -> None:
         """Build and measure everything that is not the candidate's, before a fault could reach it."""
         _ = self.kept
+
+    def build_ladder(self) -> None:
+        """Measure AP of every stage before a fault could reach it."""
+        results = Results(self.start())
+        _ = results.ladder, results.edited_ladder
 
     # --- runs
 

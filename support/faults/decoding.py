@@ -130,6 +130,7 @@ def boxes_on_a_grid(bench: Bench, stack: ExitStack) -> Run:
 @REGISTRY.add("stage_ap", "stage simplified onnx -> candidate")
 def lost_at_the_last_stage(bench: Bench, stack: ExitStack) -> Run:
     """What is deployed reaches less AP than the graph it was made from."""
+    bench.build_ladder()
     return _decoded(bench, stack, _on_a_grid)
 
 

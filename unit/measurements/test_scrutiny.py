@@ -179,3 +179,10 @@ def test_findings_of_several_passes_name_theirs():
     findings = scrutiny(timing(further=(timing(load=HOT, repeats=None),))).findings
     assert "pass 2: throttled: thermal" in findings
     assert any(finding.startswith("pass 1: images/s by definition") for finding in findings)
+
+
+def test_a_first_call_that_has_the_input_of_the_warm_up_hides_no_cache():
+    whole = timing(repeated=0.01)
+    first = replace(whole.calls[0], seconds=0.01 * whole.calls[0].seconds)
+    found = fresh_inputs(replace(whole, calls=(first, *whole.calls[1:])), RULES)
+    assert found.values["speedup"] > 50

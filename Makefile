@@ -8,13 +8,14 @@ READY  := $(VENV)/.ready
 CORE   := .venv-core
 KIT    := --chip cpu --spec shapes_d0
 
-.PHONY: help setup acceptance test lint unit slow kit perf selftest kills nightly clean
+.PHONY: help setup acceptance test lint unit slow kit perf budget selftest kills nightly clean
 
 help:
 	@echo "make acceptance  judge the embedded kit on this CPU: the whole chain, from checkpoint to verdict"
-	@echo "make test        lint, types, all tests but the nightly ones, the self-test, the perf suite on the kit"
+	@echo "make test        lint, types, all tests but the nightly ones, the self-test, the suite's own speed"
 	@echo "make unit        unit tests and doctests alone"
 	@echo "make slow        tests that take minutes: whole gates in other environments"
+	@echo "make budget      the suite's own speed, as ratios to its budgets"
 	@echo "make kit         the acceptance and perf suites on the kit in one run"
 	@echo "make perf        throughput and the suite's own speed on the kit"
 	@echo "make selftest    the gate tested by known faults; FULL=1 for 30 clean runs over the whole kit"
@@ -26,7 +27,7 @@ acceptance: $(READY)
 	$(BIN)/pytest -m acceptance $(KIT) --report-dir=reports/shapes_d0
 
 test:
-	@.ci/parts setup lint unit slow selftest perf
+	@.ci/parts setup lint unit slow selftest budget
 
 setup: $(READY) $(CORE)/.ready
 
@@ -47,6 +48,9 @@ nightly: $(READY) $(CORE)/.ready
 
 kit: $(READY)
 	$(BIN)/pytest -m "acceptance or perf or (budget and not nightly)" $(KIT) --report-dir=reports/$@
+
+budget: $(READY)
+	$(BIN)/pytest perf -m "budget and not nightly" -s
 
 perf: $(READY)
 	$(BIN)/pytest -m "perf or (budget and not nightly)" $(KIT) --report-dir=reports/$@

@@ -1,10 +1,8 @@
 import pytest
 
-from support import measuring
-
 pytestmark = pytest.mark.needs_coco
 
 
 @pytest.mark.clause("dataset_pins")
-def test_the_evaluation_set_is_the_one_of_the_spec(results, clause):
+def test_the_evaluation_set_is_the_one_of_the_spec(results, measuring, clause):
     clause.judge(measuring.dataset_pins(results))

@@ -8,14 +8,16 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from support.errors import NoBaselineError, UsageError, WrongDataError
 from support.plain_files import read_plain
-from support.timing import ThroughputEstimate
 from support.verdict import ReleaseVerdict
+
+if TYPE_CHECKING:
+    from support.timing import ThroughputEstimate
 
 __all__ = [
     "SavedThroughput",

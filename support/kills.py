@@ -28,7 +28,7 @@ from support.dataset import CocoDataset, open_dataset
 from support.errors import ContractViolationError, SuiteError, ToolError
 from support.spec import load_spec
 
-__all__ = ["Ended", "Gate", "kill_gates", "main", "run_gates_together"]
+__all__ = ["Ended", "Gate", "kill_gates", "main", "run_gates_together", "write_world"]
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 IMAGES = 16
@@ -109,7 +109,7 @@ class Gate:
         self.store, self.temp = folder / "store", folder / "tmp"
         self._mark = uuid.uuid4().hex
         self.temp.mkdir(parents=True)
-        _write_world(folder)
+        write_world(folder)
 
     def run(self, *, killer: Callable[[psutil.Process], str] | None = None) -> Ended:
         """
@@ -199,7 +199,8 @@ class Gate:
         return found
 
 
-def _write_world(folder: Path) -> None:
+def write_world(folder: Path) -> None:
+    """Write the first images of the kit into ``data``, and their spec as ``spec.toml``."""
     kit = load_spec("shapes_d0").dataset
     dataset = open_dataset(CHECKOUT / kit.root, kit).limited(IMAGES)
     root = folder / "data"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.needs_torch]
+pytestmark = [pytest.mark.nightly, pytest.mark.needs_torch]
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 # Two batch sizes of the kit, the second with a tail: what they need is built for the kit's own gate anyway.
@@ -23,7 +23,6 @@ def gate(folder, chip, *arguments):
     return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=900, check=False)
 
 
-@pytest.mark.nightly
 def test_the_whole_path_ends_undetermined_for_nothing_but_the_simulation(tmp_path):
     done = gate(tmp_path, "sim:310P3", f"--junitxml={tmp_path / 'junit.xml'}")
     line = "undetermined: shapes_two on simulated 310P3 (aclruntime V3, compute mode) (not a release): simulated"

@@ -6,8 +6,6 @@ import math
 import time
 from collections.abc import Mapping
 
-import numpy as np
-
 __all__ = ["Pace"]
 
 #: Largest deviation of a run's time from the published one.
@@ -44,6 +42,9 @@ class Pace:
         >>> round(Pace({1: 100.0, 4: 200.0}, waits=False).compute_ms(4), 1)
         20.0
         """
+        # Imported late: whoever only names a chip need not wait for it.
+        import numpy as np
+
         self._runs += 1
         # Sines of these numbers look like noise, and are the same on every machine.
         spread = JITTER * math.sin(self._runs * 12.9898)

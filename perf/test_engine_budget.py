@@ -69,8 +69,8 @@ def test_the_engine_on_the_cpu_keeps_up_with_the_bare_runtime(folder, capsys):
             theirs, ours = between - start, time.perf_counter() - between
             least = beside_a_busy_thread(lambda tensor: session.run(None, {name: tensor}), inputs, other)
             return theirs / ours, (
-                f"bare {images / theirs:.1f} images/s, engine {images / ours:.1f}; bare beside a thread that is only busy, "
-                f"as long as reading and decoding take: {theirs / least:.3f}"
+                f"bare {images / theirs:.1f} images/s, engine {images / ours:.1f}; bare beside a thread only busy "
+                f"for as long as reading and decoding take: {theirs / least:.3f}"
             )
 
         what = f"engine on the CPU, batch {CPU_BATCH}, against bare session.run"

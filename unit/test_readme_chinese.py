@@ -204,7 +204,7 @@ TWINS = {
         r"^README\.md       ## 在 T4 上运行: <!-- needs: T4 -->\n",
     ),
     "the level of a heading": (
-        r"^### ",
+        r"^### (?=豁免)",
         "## ",
         r"^README\.md       ### 豁免: ### 豁免\nREADME\.zh-CN\.md ## 豁免: ## 豁免\n",
     ),

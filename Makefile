@@ -20,7 +20,7 @@ help:
 	@echo "make perf        throughput and the suite's own speed on the kit"
 	@echo "make selftest    the gate tested by known faults; FULL=1 for 30 clean runs over the whole kit"
 	@echo "make kills       200 kills at random moments of a gate; KILLS=20 for fewer"
-	@echo "make nightly     what takes longer: whole gates at all sizes, noise, 5,000 images"
+	@echo "make nightly     what takes longer: whole simulated gates, noise, 5,000 images, more budgets"
 	@echo "make clean       remove what was built; environments and reports stay"
 
 acceptance: $(READY)

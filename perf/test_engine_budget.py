@@ -136,7 +136,7 @@ def measured(feed, backend, images, copy_rate, shares, pass_=None):
 
 @pytest.mark.parametrize("copy_rate", COPIES, ids=lambda rate: f"{rate / 1e9:.0f}GBs")
 @pytest.mark.parametrize(("batch", "rate", "images", "budget"), PACES, ids=["batch16", "batch4"])
-@pytest.mark.parametrize("route", ["worker", "in-process"])
+@pytest.mark.parametrize("route", [pytest.param("worker", marks=pytest.mark.nightly), "in-process"])
 def test_a_pass_takes_little_more_than_the_device(host, capsys, route, batch, rate, images, budget, copy_rate):
     feed = repeated(host.run.feed, images, DISTINCT)
     device = host.opened if route == "worker" else partial(Paced, host.replay, MODEL)

@@ -341,8 +341,9 @@ class Run:
         plan = self._plan(range(len(self.feed)), title)
         watch = self.devices.watch()
         with self.devices.opened(self.model(batch), batch, every=every) as backends:
-            # With the model that is open already: an NPU takes longer to load it than to climb.
-            self._climb(backends[0], batch)
+            if not what:
+                # With the model that is open already: an NPU takes longer to load it than to climb.
+                self._climb(backends[0], batch)
             with watch:
                 measured = run_on_devices(self.feed, backends, self._decoder, self.spec.model, plan, self.progress)
         return replace(measured, timing=replace(measured.timing, load=watch.samples))

@@ -101,6 +101,7 @@ def detections(world, spec, store, tmp_path_factory):
     return found
 
 
+@pytest.mark.nightly
 def test_every_generation_gives_the_same_detections_by_both_routes(detections):
     first, *others = detections.values()
     assert len(first.detections.images) == len(IMAGES)
@@ -108,6 +109,7 @@ def test_every_generation_gives_the_same_detections_by_both_routes(detections):
     assert all(same(first.detections, other.detections) for other in others)
 
 
+@pytest.mark.nightly
 def test_every_generation_tells_the_time_of_every_call(detections):
     for measured in detections.values():
         seconds = [call.seconds for call in measured.timing.calls]
@@ -118,6 +120,7 @@ def test_every_generation_tells_the_time_of_every_call(detections):
         assert "compute only" in measured.timing.timer
 
 
+@pytest.mark.nightly
 def test_several_devices_share_a_pass_and_one_is_timed_alone(start, detections):
     run = start("sim:310P3,v2,devices=2", device_ids=(0, 1))
     assert same(run.candidate(1).detections, start(session="one").candidate(1).detections)

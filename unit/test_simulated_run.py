@@ -392,6 +392,7 @@ def written(world, spec, store, tmp_path_factory):
     return folder / "result"
 
 
+@pytest.mark.nightly
 def test_result_files_give_the_detections_and_the_time_of_the_device(start, written, detections):
     run = start(results=str(written), batch_sizes=(BATCH,))
     measured = run.candidate(BATCH)

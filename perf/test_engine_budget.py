@@ -236,21 +236,23 @@ def test_memory_is_bounded_at_every_batch_size(host, capsys, batch):
 
 
 @pytest.mark.nightly
-def test_a_pass_over_5000_images(host, capsys, tmp_path):
+@pytest.mark.parametrize("route", ["worker", "in-process"])
+def test_a_pass_over_5000_images(host, capsys, tmp_path, route):
     images, batch, rate, copy_rate = 5000, 16, 145.0, 12e9
     feed, shares, found = repeated(host.run.feed, images, DISTINCT), [], []
-    with host.opened(batch, rate, copy_rate) as backend, Resident(backend.worker_pid) as resident:
+    device = host.opened if route == "worker" else partial(Paced, host.replay, MODEL)
+    with device(batch, rate, copy_rate) as backend, Resident(getattr(backend, "worker_pid", None)) as resident:
 
         def pass_():
             found[:] = [engine(feed, backend, images, golden=SPEC.accuracy.golden_images)]
             return found[0]
 
-        what = f"a pass over {images} images at {rate:g} images/s, batch {batch}"
+        what = f"a pass over {images} images ({route}) at {rate:g} images/s, batch {batch}"
         row = Row(what, 1.05, "of compute and copies", fails=None)
         row.judge(capsys, lambda: measured(feed, backend, images, copy_rate, shares, pass_))
     write_pass(tmp_path / "pass", found[0])
     written = sum(path.stat().st_size for path in (tmp_path / "pass").iterdir())
     detail = f"{written / 1e6:.1f} MB written, at most {resident.peak / 1e9:.2f} GB resident"
-    row = Row(f"disk of a pass over {images} images", 20, "kB an image", fails=20)
+    row = Row(f"disk of a pass over {images} images ({route})", 20, "kB an image", fails=20)
     row.judge(capsys, lambda: (written / images / 1e3, detail))
     assert min(shares) <= CEILING

@@ -32,7 +32,7 @@ def test_a_gate_with_warm_artifacts_takes_little_more_than_the_device(tmp_path, 
     run = kit_run(tmp_path / "run", CHIP)
     models = [run.model(batch) for batch in SPEC.batch_sizes]
     assert len(models) == len(SPEC.batch_sizes)
-    assert run.reference.ap > 0
+    assert run.reference.facts.ap > 0
     least = device_seconds(len(run.feed))
 
     def share():

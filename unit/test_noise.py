@@ -96,7 +96,7 @@ def test_at_the_limit_hardly_any_verdict_is_wrong(noise):
     assert most == SPEC.throughput.looks
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("noise", FAMILIES)
 def test_at_the_limit_at_most_twelve_verdicts_of_two_thousand_are_wrong(noise):
     assert wrong(verdicts(noise, 1.0, 2000)[0]) <= 12

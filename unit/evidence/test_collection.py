@@ -110,6 +110,7 @@ def test_a_search_for_the_cause_and_the_last_self_test_are_told(run, tmp_path):
     for page in ("report.html", "report.md"):
         text = (tmp_path / "b" / page).read_text()
         assert "look first at: stem" in text
+        assert "\\n" not in text
         assert "0 of 0 faults caught" in text
 
 

@@ -11,11 +11,11 @@ from support.evidence.bundle import Bundle
 from support.evidence.measured import Measured
 from support.evidence.model import EvidenceDocument
 from support.evidence.replay import is_release, replay, required_clauses, session_reasons
-from support.spec import Baseline
+from support.spec import AcceptanceSpec, Baseline
 from support.timing import ThroughputEstimate
 from support.verdict import ClauseVerdict, ReleaseVerdict, judge, release_verdict
 
-__all__ = ["join"]
+__all__ = ["join", "measured_baselines"]
 
 #: What a clock can measure. Throughput by one of them says nothing about throughput by another.
 _TIMERS = ("NPU_compute_time", "wall time")
@@ -48,7 +48,7 @@ def join(bundles: Sequence[Bundle], *, release: bool = False) -> ReleaseVerdict:
     for other in bundles[1:]:
         _require_same_model(bundles[0], other)
     documents = [bundle.document for bundle in bundles]
-    tables = _measured_tables(bundles)
+    tables = _measured_tables(documents[0].spec, bundles)
     clauses = [clause for bundle in bundles for clause in _clauses(bundle, tables)]
     return release_verdict(
         clauses,
@@ -58,6 +58,22 @@ def join(bundles: Sequence[Bundle], *, release: bool = False) -> ReleaseVerdict:
         session_reasons=[reason for document in documents for reason in session_reasons(document, release=release)],
         is_release=all(is_release(document) for document in documents),
     )
+
+
+def measured_baselines(spec: AcceptanceSpec, bundles: Sequence[Bundle]) -> dict[str, Baseline]:
+    """
+    Give what the bundles measured in the place of published tables, by the names of those tables.
+
+    What was timed otherwise than its table, or not at every batch size, takes nothing's place and is left out.
+
+    Parameters
+    ----------
+    spec : AcceptanceSpec
+        Names the tables.
+    bundles : sequence of Bundle
+        One of each chip.
+    """
+    return {name: table.baseline for name, table in _measured_tables(spec, bundles).items() if not table.problem}
 
 
 def _require_several(bundles: Sequence[Bundle]) -> None:
@@ -139,9 +155,8 @@ def _kind(timer: str, includes_copies: bool) -> tuple[str, bool]:
     return next((kind for kind in _TIMERS if timer.startswith(kind)), timer), includes_copies
 
 
-def _measured_tables(bundles: Sequence[Bundle]) -> dict[str, _Table]:
+def _measured_tables(spec: AcceptanceSpec, bundles: Sequence[Bundle]) -> dict[str, _Table]:
     # By the name of the published table that each stands for.
-    spec = bundles[0].document.spec
     by_chip = {bundle.document.asked.chip: bundle for bundle in bundles}
     tables = {}
     for name in (spec.throughput.baseline_310, spec.throughput.baseline_t4):

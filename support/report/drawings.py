@@ -97,7 +97,7 @@ def _named(run: ScoredRun, figures: ApFigures, order: Sequence[int]) -> list[tup
 
 
 def throughput_drawing(estimates: Sequence[ThroughputEstimate], baselines: Sequence[Baseline]) -> Drawing:
-    """Draw the measured throughput beside published tables."""
+    """Draw the measured throughput beside other tables."""
     words = ", ".join(f"{item.images_per_second:.1f} at batch size {item.batch}" for item in estimates)
     confidence = f"{estimates[0].confidence:.0%}"
     return Drawing(

@@ -66,7 +66,8 @@ def _blocks(page: Page) -> Iterator[str]:
     yield "## Worst images\n"
     yield from (f"- {code('. '.join([item.caption.title, *item.caption.lines]))}" for item in page.worst)
     yield "\n## Environment\n"
-    yield from _table(page.facts[0], rows=len(page.facts[0].rows))
+    for table in page.environments:
+        yield from _table(table, rows=len(table.rows))
     yield "## How to reproduce\n"
     yield from (f"- {code(command)}" for command in ("pytest --replay=FOLDER", *page.commands))
 

@@ -11,6 +11,7 @@ from support.dataset import GroundTruth
 from support.detections import Detections
 from support.errors import NoTimingError, SuiteError
 from support.evidence.bundle import Bundle
+from support.evidence.join import measured_baselines
 from support.evidence.model import EvidenceDocument
 from support.localiser.text import lines
 from support.report import tables
@@ -21,7 +22,7 @@ from support.report.pictures import draw_worst, picture_name
 from support.report.scored_run import ScoredRun, score_run
 from support.report.tables import MarginGroup, Table
 from support.report.worst import worst_images
-from support.spec import AcceptanceSpec
+from support.spec import AcceptanceSpec, Baseline
 from support.timing import ThroughputEstimate, estimate
 from support.verdict import REASONS, ReleaseVerdict
 
@@ -68,11 +69,13 @@ class Page:
     run_margins, batch_margins : tuple of MarginGroup
         Margins of the clauses about the whole run, and of those about each batch size.
     ladder, accuracy, speed : Section
-        Where AP went, accuracy against the reference, throughput against published tables.
+        Where AP went, accuracy against the reference, throughput against other tables.
     worst : tuple of Worst
         The worst images, at the batch size of lowest AP.
-    facts : tuple of Table
-        Environment and artifacts.
+    environments : tuple of Table
+        On what, with what and on which data each host measured.
+    artifacts : Table or None
+        Models with their hashes; None if there are none.
     limits : Table
         Every limit with its source.
     commands : tuple of str
@@ -90,7 +93,8 @@ class Page:
     accuracy: Section
     speed: Section
     worst: tuple[Worst, ...]
-    facts: tuple[Table, ...]
+    environments: tuple[Table, ...]
+    artifacts: Table | None
     limits: Table
     commands: tuple[str, ...]
 
@@ -123,9 +127,10 @@ def page_of(bundle: Bundle) -> Page:
         batch_margins=tables.margins(document, batches),
         ladder=_ladder(document),
         accuracy=accuracy,
-        speed=_speed(document),
+        speed=_speed(document, document.spec.baselines),
         worst=worst,
-        facts=tuple(table for table in (tables.environment(document), tables.models(document)) if table),
+        environments=(tables.environment(document),),
+        artifacts=tables.models(document),
         limits=tables.limits(document.spec),
         commands=_commands(document),
     )
@@ -136,12 +141,18 @@ def joined_page(bundles: Sequence[Bundle], verdict: ReleaseVerdict) -> Page:
     Compute the report of a verdict over one or several bundles.
 
     Drawings and worst images are those of the bundle that was compared with the others: that of a 310P, else the first.
+    Its throughput is seen beside what the others measured, as it was judged.
     """
     main = next((bundle for bundle in bundles if bundle.document.asked.chip.startswith("310P")), bundles[0])
+    others = [bundle for bundle in bundles if bundle is not main]
     page = page_of(Bundle(main.folder, main.document.model_copy(update={"release": verdict})))
-    others = tuple(tables.environment(bundle.document) for bundle in bundles if bundle is not main)
-    commands = [f"{shlex.join(['pytest', *bundle.document.asked.argv])}" for bundle in bundles if bundle is not main]
-    return replace(page, facts=(*page.facts[:1], *others, *page.facts[1:]), commands=(*page.commands, *commands))
+    spec = main.document.spec
+    return replace(
+        page,
+        speed=_speed(main.document, {**spec.baselines, **measured_baselines(spec, others)}),
+        environments=(*page.environments, *(tables.environment(bundle.document) for bundle in others)),
+        commands=(*page.commands, *(shlex.join(["pytest", *bundle.document.asked.argv]) for bundle in others)),
+    )
 
 
 def worst_pictures(
@@ -213,9 +224,9 @@ def _ladder(document: EvidenceDocument) -> Section:
     return Section((ladder_drawing(document.ladder),), (tables.ladder(document.ladder), *found))
 
 
-def _speed(document: EvidenceDocument) -> Section:
+def _speed(document: EvidenceDocument, baselines: Mapping[str, Baseline]) -> Section:
     estimates = _estimates(document)
-    beside = tables.baselines_beside(document.spec, document.asked.chip)
+    beside = tables.baselines_beside(document.spec.throughput, baselines, document.asked.chip)
     copies = estimates[0].includes_copies if estimates else None
     passports = tables.passports(beside, copies)
     if not estimates:

@@ -126,7 +126,8 @@ def ap_by_batch(candidate: Mapping[int, float], lines: Mapping[str, float], *, n
         axes.set_xticks(places, [str(batch) for batch in candidate])
         axes.set(xlabel="batch size", ylabel="AP in points")
         every = [*candidate.values(), *lines.values()]
-        axes.set_ylim(min(every) - 0.5, max(every) + 0.5)
+        room = max(0.5, 0.04 * (max(every) - min(every)))  # for the markers
+        axes.set_ylim(min(every) - room, max(every) + room)
         _legend_above(axes)
 
     return _drawn(draw, name)
@@ -162,14 +163,14 @@ def ap_by_group(candidate: Groups, reference: Groups | None, *, name: str) -> st
 
 def throughput(estimates: Sequence[ThroughputEstimate], baselines: Sequence[Baseline], *, name: str) -> str:
     """
-    Draw the measured throughput with its intervals, and published tables.
+    Draw the measured throughput with its intervals, and other tables.
 
     Parameters
     ----------
     estimates : sequence of ThroughputEstimate
         By ascending batch size.
     baselines : sequence of Baseline
-        Published tables.
+        Published tables, or what other hosts measured.
     name : str
         Prefix of the ids of this drawing.
     """

@@ -11,7 +11,7 @@ from support.evidence.model import EvidenceDocument, LadderRecord, SelfTestRecor
 from support.report.scored_run import ScoredRun
 from support.report.text import measured, number
 from support.scoring import FIGURES
-from support.spec import AcceptanceSpec, Baseline
+from support.spec import AcceptanceSpec, Baseline, Throughput
 from support.timing import ThroughputEstimate
 from support.verdict import ClauseVerdict, Reading
 
@@ -203,15 +203,14 @@ def _change(value: float) -> str:
     return NONE if math.isnan(value) else f"{value:+.3f}"
 
 
-def baselines_beside(spec: AcceptanceSpec, chip: str) -> tuple[Baseline, ...]:
-    """Give the published tables a chip is seen beside: 310, 310P and T4, and its own."""
-    rules = spec.throughput
+def baselines_beside(rules: Throughput, baselines: Mapping[str, Baseline], chip: str) -> tuple[Baseline, ...]:
+    """Give the tables a chip is seen beside: 310, 310P and T4, and its own."""
     names = (rules.baseline_310, rules.same_chip.get("310P"), rules.baseline_t4, rules.same_chip.get(chip))
-    return tuple(spec.baselines[name] for name in dict.fromkeys(names) if name)
+    return tuple(baselines[name] for name in dict.fromkeys(names) if name)
 
 
 def throughput(estimates: Iterable[ThroughputEstimate], baselines: Sequence[Baseline]) -> Table:
-    """Tell the throughput at each batch size, and its ratio to published tables."""
+    """Tell the throughput at each batch size, and its ratio to other tables."""
     head = ("batch size", "images/s", "interval", "p50 ms", "p99 ms", "calls")
     rows = tuple(
         (
@@ -226,7 +225,7 @@ def throughput(estimates: Iterable[ThroughputEstimate], baselines: Sequence[Base
         for item in estimates
     )
     return Table(
-        "Throughput, and its ratio to published figures; judged is the lower end of a wider one, see the margins",
+        "Throughput, and its ratio to the tables below; judged is the lower end of a wider one, see the margins",
         (*head, *(f"ratio to {table.chip}" for table in baselines)),
         rows,
     )
@@ -239,7 +238,7 @@ def _ratio(estimate: ThroughputEstimate, baseline: Baseline) -> str:
 
 def passports(baselines: Iterable[Baseline], includes_copies: bool | None) -> Table:
     """
-    Tell how each published table was measured, and what makes it unlike this run.
+    Tell how each table was measured, and what makes it unlike this run.
 
     Parameters
     ----------
@@ -262,7 +261,7 @@ def passports(baselines: Iterable[Baseline], includes_copies: bool | None) -> Ta
         for table in baselines
     )
     head = ("chip", "like for like", "runtime", "timer", "precision", "input", "warm-up", "source")
-    return Table("How the published figures were measured", head, rows, words=len(head))
+    return Table("How these tables were measured", head, rows, words=len(head))
 
 
 def _unlike(baseline: Baseline, includes_copies: bool | None) -> str:

@@ -105,10 +105,22 @@ def test_a_page_of_several_hosts_shows_the_verdict_over_all_and_the_drawings_of_
     page = joined_page(bundles, verdict)
     assert page.document.release == verdict
     assert page.document.asked.chip == "310P3"
-    told = " ".join(str(table.rows) for table in page.facts)
+    told = " ".join(str(table.rows) for table in page.environments)
     assert [chip for chip in ("310", "310P3", "T4") if f"host of the {chip}, " not in told] == []
     assert {f"pytest --chip={chip}" for chip in ("310", "310P3", "T4")} <= set(page.commands)
     assert bundles[1].document.release == document.release
+
+
+def test_throughput_is_seen_beside_what_other_hosts_measured_if_they_measured_it_alike(bundle_of, document):
+    bundles = [of_chip(bundle_of, document, chip) for chip in ("310", "310P3", "T4")]
+    (speed, passports) = joined_page(bundles, document.release).speed.tables
+    runtime = {row[0]: row[2] for row in passports.rows}
+    # These hosts took the time of session.run, as the table of the T4 did, and that of the 310 did not.
+    assert (runtime["T4"], runtime["310"]) == ("measured on T4", page_of(bundles[1]).speed.tables[1].rows[0][2])
+    ratio = speed.head.index("ratio to T4")
+    assert {row[ratio] for row in speed.rows} == {"1.00"}
+    (alone, _) = joined_page(bundles[1:2], document.release).speed.tables
+    assert "1.00" not in {row[ratio] for row in alone.rows}
 
 
 def test_without_a_310p_the_first_host_is_drawn(bundle_of, document):

@@ -139,15 +139,19 @@ def test_a_class_without_objects_has_no_figure_and_comes_last(truth, reference):
 # -- throughput --------------------------------------------------------------------------------------------------------
 
 
+def baselines_beside(spec, chip):
+    return tables.baselines_beside(spec.throughput, spec.baselines, chip)
+
+
 def test_a_chip_is_seen_beside_310_310p_t4_and_itself(spec):
-    assert [table.chip for table in tables.baselines_beside(spec, "cpu")] == ["310", "310P", "T4"]
-    assert [table.chip for table in tables.baselines_beside(spec, "310P3")] == ["310", "310P", "T4", "310P3"]
-    assert [table.chip for table in tables.baselines_beside(spec, "310P")] == ["310", "310P", "T4"]
+    assert [table.chip for table in baselines_beside(spec, "cpu")] == ["310", "310P", "T4"]
+    assert [table.chip for table in baselines_beside(spec, "310P3")] == ["310", "310P", "T4", "310P3"]
+    assert [table.chip for table in baselines_beside(spec, "310P")] == ["310", "310P", "T4"]
 
 
 def test_the_ratio_to_each_published_figure_is_told(document, spec):
     measured = estimate(document.passes[4].timing, document.spec.throughput)
-    beside = tables.baselines_beside(spec, "cpu")
+    beside = baselines_beside(spec, "cpu")
     (row,) = tables.throughput([measured], beside).rows
     assert row[0] == "4"
     ratios = [measured.images_per_second / table.images_per_second[4] for table in beside]
@@ -156,7 +160,7 @@ def test_the_ratio_to_each_published_figure_is_told(document, spec):
 
 def test_a_batch_size_nobody_published_has_no_ratio(document, spec):
     measured = estimate(document.passes[4].timing, document.spec.throughput)
-    bare = [table.model_copy(update={"images_per_second": {1: 5.0}}) for table in tables.baselines_beside(spec, "cpu")]
+    bare = [table.model_copy(update={"images_per_second": {1: 5.0}}) for table in baselines_beside(spec, "cpu")]
     assert tables.throughput([measured], bare).rows[0][-3:] == ("–", "–", "–")
 
 
@@ -169,7 +173,7 @@ def test_a_batch_size_nobody_published_has_no_ratio(document, spec):
     ],
 )
 def test_what_is_not_like_for_like_is_said(spec, copies, like):
-    guide, _, t4 = tables.baselines_beside(spec, "cpu")
+    guide, _, t4 = baselines_beside(spec, "cpu")
     assert [row[1] for row in tables.passports([guide, t4], copies).rows] == like
 
 
@@ -204,7 +208,7 @@ def test_artifacts_are_listed_with_their_hashes(document):
 
 
 def test_every_row_is_as_long_as_its_head(document, run, spec):
-    beside = tables.baselines_beside(spec, "cpu")
+    beside = baselines_beside(spec, "cpu")
     every = [tables.ap_figures(run), tables.ap_of_classes(run), tables.passports(beside, True), tables.limits(spec)]
     every += [tables.environment(document), tables.models(document), tables.tensor_errors(document)]
     for table in every:

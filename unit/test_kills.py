@@ -19,12 +19,12 @@ class FakeGate:
     def __init__(self, verdicts=(), status=0, killed_status=-9, entries=(), leftovers=(), line=LINE):
         self.verdicts, self.status, self.killed_status, self.line = dict(verdicts), status, killed_status, line
         self.changed_entries, self.changed_leftovers = frozenset(entries), frozenset(leftovers)
-        self.runs, self.stores = 0, 0
+        self.runs, self.stores, self.killed_output = 0, 0, "stopped"
 
     def run(self, *, killer=None):
         self.runs += 1
         if killer and self.runs > 1:
-            return Ended("SIGKILL", self.killed_status, 1.0, "stopped", {})
+            return Ended("SIGKILL", self.killed_status, 1.0, self.killed_output, {})
         changed = self.verdicts if self.runs > 1 else {}
         status = self.status if self.runs > 1 else 0
         line = self.line if self.runs > 1 else LINE
@@ -48,6 +48,12 @@ def test_kills_and_runs_that_completed_are_counted():
     gate = FakeGate()
     assert killed(gate).startswith("8 kills (8 SIGKILL) of cpu, 2 runs completed on 2 stores in ")
     assert gate.runs == 1 + 8 + 2
+
+
+def test_a_signal_after_the_verdict_leaves_the_verdict():
+    gate = FakeGate(killed_status=0)
+    gate.killed_output = f"{LINE}\na warning of Python\n"
+    assert killed(gate).startswith("8 kills (8 SIGKILL)")
 
 
 @pytest.mark.parametrize(

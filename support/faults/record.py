@@ -16,7 +16,7 @@ __all__ = ["RECORD", "STEPS", "CleanRun", "Outcome", "SelfTest", "Step", "record
 CHECKOUT = Path(__file__).resolve().parents[2]
 #: Where a whole self-test leaves its record, in the store of artifacts.
 RECORD = "selftest.json"
-#: Ten times what 98 faults take.
+#: Ten times what 100 faults take.
 MAX_BYTES = 2**20
 
 Step = Literal[

@@ -438,18 +438,22 @@ class Run:
 
     @remembered
     def stage_heads(self, stage: Stage, batch: int) -> Heads:
-        """Raw heads of the golden images at one stage."""
-        with OnnxCpuBackend(self.built.stage(stage, batch).path) as backend:
-            order = range(min(self.spec.accuracy.golden_images, len(self.feed)))
-            plan = self._plan(order, f"{stage}, batch {batch}", CPU, warm_up_calls=0)
-            return run_pass(self.feed, backend, self._decoder, self.spec.model, plan, self.progress).golden
+        """Raw heads of the golden images at one stage; kept, since they depend on the checkpoint alone."""
+        rows = range(min(self.spec.accuracy.golden_images, len(self.feed)))
+        title = f"{stage}, batch {batch}"
+        return self._kept_pass("stage_heads", self.built.stage(stage, batch), rows, title, warm_up_calls=0).golden
 
     @remembered
     def stage_pass(self, stage: Stage) -> Pass:
         """Run one stage over all images at the spec's ladder batch; kept, since it depends on the checkpoint alone."""
         model = self.built.stage(stage, self.spec.accuracy.ladder_batch)
+        return self._kept_pass("rung", model, range(len(self.feed)), f"{stage} on the CPU")
+
+    def _kept_pass(
+        self, kind: str, model: Artifact, rows: Sequence[int], title: str, *, warm_up_calls: int | None = None
+    ) -> Pass:
         recipe = Recipe(
-            "rung",
+            kind,
             1,
             inputs={"model": model.sha256, "feed": self.feed.digest, "code": measuring_code()},
             options={"model": model_digest(self.spec.model), "golden": self.spec.accuracy.golden_images},
@@ -457,7 +461,7 @@ class Run:
         )
 
         def build(folder: Path) -> Mapping[str, Any]:
-            plan = self._plan(range(len(self.feed)), f"{stage} on the CPU", CPU)
+            plan = self._plan(rows, title, CPU, warm_up_calls=warm_up_calls)
             with OnnxCpuBackend(model.path) as backend:
                 measured = run_pass(self.feed, backend, self._decoder, self.spec.model, plan, self.progress)
             return write_pass(folder, measured)

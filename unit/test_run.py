@@ -250,13 +250,25 @@ def test_a_stage_is_measured_anew_when_the_code_changes(rungs, tmp_path, monkeyp
     assert rungs(**fresh) == 2
 
 
-def test_raw_heads_of_a_stage_are_those_of_the_golden_images(start, monkeypatch):
+@pytest.fixture
+def golden_calls(start, tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr(support.run, "OnnxCpuBackend", lambda path: Device(4, found))
-    run = start()
-    monkeypatch.setattr(run.built, "stage", lambda name, batch: SimpleNamespace(path=None))
-    assert run.stage_heads("raw onnx", 4).batch == SMALL.accuracy.golden_images
-    assert len(found[0]) == 1
+
+    def golden_calls(sha256="2" * 64, **options):
+        run = start(artifacts=tmp_path / "artifacts", **options)
+        model = SimpleNamespace(path=tmp_path / "raw.onnx", sha256=sha256)
+        monkeypatch.setattr(run.built, "stage", lambda name, batch: model)
+        assert run.stage_heads("raw onnx", 4).batch == SMALL.accuracy.golden_images
+        return [len(device) for device in found]
+
+    return golden_calls
+
+
+def test_raw_heads_of_a_stage_are_those_of_the_golden_images_measured_once_for_all_sessions(golden_calls):
+    assert golden_calls() == [1]
+    assert golden_calls(session="another") == [1]
+    assert golden_calls(sha256="3" * 64) == [1, 1]
 
 
 # -- a reference from elsewhere ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -19,7 +20,7 @@ from filelock import FileLock, Timeout
 from support.errors import BuildFailedError, NoSpaceError, SuiteError, SuiteTimeoutError
 from support.plain_files import read_plain
 
-__all__ = ["Artifact", "ArtifactStore", "Recipe", "disk_error", "file_sha256"]
+__all__ = ["Artifact", "ArtifactStore", "Recipe", "disk_error", "disown", "file_sha256"]
 
 MANIFEST = "artifact.json"
 #: Bytes of a manifest; ours have 2 kB.
@@ -294,6 +295,20 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def disown(product: Path) -> None:
+    """
+    Let the store build a product again when it is next asked for: it was found damaged only as it was read.
+
+    Parameters
+    ----------
+    product : Path
+        File or folder of an `Artifact`. It stays, for whoever reads it now or wants to look at it; where the store
+        cannot be written, so does its manifest.
+    """
+    with contextlib.suppress(OSError):
+        (product.parent / MANIFEST).unlink()
 
 
 def disk_error(error: OSError, step: str, root: Path) -> SuiteError:

@@ -26,7 +26,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import features
 
-from support.artifacts import ArtifactStore, Recipe, file_sha256
+from support.artifacts import ArtifactStore, Recipe, disown, file_sha256
 from support.dataset import CocoDataset, ImageRecord
 from support.errors import NoSpaceError, ToolError, WrongDataError
 from support.inputs import Geometry, InputFormat, letterbox, normalise, open_image
@@ -168,10 +168,11 @@ class Feed:
             raise self._damaged(f"record {index} (image id {image_id}) does not have its checksum {checksum:08x}")
 
     def _damaged(self, found: str) -> WrongDataError:
+        disown(self.folder)
         return WrongDataError(
             f"{self.folder / PIXELS}: {found}",
             required="the feed as it was built",
-            remedy=f"delete {self.folder.parent} and run again",
+            remedy="run again, which decodes the images anew; if this comes back, look at the disk",
         )
 
 

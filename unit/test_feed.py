@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import psutil
@@ -327,7 +328,24 @@ def test_a_damaged_record_is_found_when_it_is_read(damageable):
     for read in (damageable.pixels, damageable.tensors):
         with pytest.raises(WrongDataError, match=rf"record 2 \(image id {damageable.image_ids[2]}\)") as error:
             read([0, 2])
-        assert error.value.remedy == f"delete {damageable.folder.parent} and run again"
+        assert "run again, which decodes the images anew" in error.value.remedy
+
+
+def test_a_feed_with_a_damaged_record_is_built_again_by_the_next_run(store, kit, damageable):
+    pixels = damageable.pixels(range(4))
+    with (damageable.folder / "pixels.u8").open("r+b") as file:
+        file.write(b"another beginning")
+    with pytest.raises(WrongDataError):
+        damageable.pixels([0])
+    again = build_feed(store, kit.limited(4), FORMAT, SilentProgress())
+    assert np.array_equal(again.pixels(range(4)), pixels)
+
+
+def test_a_damaged_record_in_a_store_that_cannot_be_written_is_no_other_error(damageable, monkeypatch):
+    os.truncate(damageable.folder / "pixels.u8", 10)
+    monkeypatch.setattr(Path, "unlink", Mock(side_effect=PermissionError("read-only")))
+    with pytest.raises(WrongDataError, match="does not have its checksum"):
+        damageable.pixels([0])
 
 
 def test_a_feed_cut_short_is_found_when_it_is_read(damageable):

@@ -34,7 +34,9 @@ class FakeGate:
         return frozenset({"tmp/.ses"}) | (self.changed_leftovers if self.runs > self.undisturbed else frozenset())
 
     def entries(self):
-        return frozenset({"onnx/a/model.onnx"}) | (self.changed_entries if self.runs > self.undisturbed else frozenset())
+        return frozenset({"onnx/a/model.onnx"}) | (
+            self.changed_entries if self.runs > self.undisturbed else frozenset()
+        )
 
     def renew(self):
         self.stores += 1

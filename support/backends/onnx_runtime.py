@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -99,6 +100,14 @@ class OnnxCpuBackend(_OnnxBackend):
     timer = "wall time of session.run"
     includes_copies = True
 
+    def _options(self, runtime: Any) -> Any:
+        options = super()._options(runtime)
+        _share_memory(runtime)
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        # A pattern would take all memory anew in the second call: it is made of what the first took piece by piece.
+        options.enable_mem_pattern = False
+        return options
+
 
 class CudaBackend(_OnnxBackend):
     """
@@ -132,6 +141,19 @@ class CudaBackend(_OnnxBackend):
 
     def _providers(self) -> list[Any]:
         return [(self.provider, {"device_id": self._device_id})]
+
+
+@lru_cache(maxsize=1)
+def _share_memory(runtime: Any) -> None:
+    """
+    Let all sessions of this process that ask for it take memory from one arena, which keeps what one leaves.
+
+    At batch 64 a session takes 4.5 GB, and to be given pages anew costs as much time as two calls take to compute.
+    """
+    # 1: the arena grows by what is asked for, not by powers of two, of which a batch of 64 fills little more than half.
+    grows = runtime.OrtArenaCfg({"arena_extend_strategy": 1})
+    kind = runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
+    runtime.create_and_register_allocator(runtime.OrtMemoryInfo("Cpu", kind, 0, runtime.OrtMemType.DEFAULT), grows)
 
 
 def _import_runtime() -> Any:

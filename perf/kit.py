@@ -47,7 +47,7 @@ class RepeatedFeed(Feed):
 def repeated(feed, images, distinct):
     """Give a feed of so many images, of which so many are distinct."""
     rows, ids = np.arange(images) % distinct, np.arange(1, images + 1)
-    return RepeatedFeed(feed.folder, feed.fmt, ids, feed.sizes[rows], feed.checksums[rows], distinct)
+    return RepeatedFeed(feed.folder, feed.fmt, ids, feed.sizes[rows], feed.checksums[rows], (), distinct)
 
 
 def plan_over(images, title, golden=0):

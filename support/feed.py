@@ -36,7 +36,7 @@ __all__ = ["Feed", "build_feed", "require_space"]
 
 PIXELS, INDEX, JOURNAL = "pixels.u8", "index.json", "journal"
 #: Raise when the same images would give other bytes.
-VERSION = 1
+VERSION = 2
 #: Images decoded between two journal entries: about 0.1 s of work, so little is lost or waited for.
 CHUNK = 16
 #: Images that pay for starting a process.
@@ -63,6 +63,8 @@ class Feed:
         Width and height of each image in pixels.
     checksums : ndarray of uint32, shape (N,)
         CRC-32 of each record.
+    file_digests : tuple of str, length N
+        SHA-256 of the image file of each record.
     """
 
     folder: Path
@@ -70,13 +72,15 @@ class Feed:
     image_ids: NDArray[np.int64]
     sizes: NDArray[np.int32]
     checksums: NDArray[np.uint32]
+    file_digests: tuple[str, ...]
 
     @classmethod
     def open(cls, folder: Path, fmt: InputFormat) -> Feed:
         """Open a finished feed."""
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         ids, sizes = np.array(index["image_ids"], np.int64), np.array(index["sizes"], np.int32)
-        return cls(folder, fmt, ids, sizes, np.array(index["checksums"], np.uint32))
+        checksums, file_digests = np.array(index["checksums"], np.uint32), tuple(index["file_digests"])
+        return cls(folder, fmt, ids, sizes, checksums, file_digests)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -183,7 +187,7 @@ def build_feed(
     Return the feed of a data set, decoding its images if the store does not hold it.
 
     A build that was killed goes on where it stopped. The store's key holds a hash of every image file, so a changed
-    file is noticed whatever its time stamp.
+    file is noticed whatever its time stamp; one that changes after it was hashed is not decoded.
 
     Parameters
     ----------
@@ -197,17 +201,18 @@ def build_feed(
     Raises
     ------
     WrongDataError
-        If an image is damaged or has not the size that the annotations state.
+        If an image is damaged, changes, or has not the size that the annotations state.
     NoSpaceError
         If the disk is too small.
     ToolError
         If a decoding process dies.
     """
+    file_digests = _file_digests(dataset.images, progress)
 
     def build(folder: Path) -> dict[str, Any]:
-        return _build(folder, dataset, fmt, progress, workers or _default_workers(len(dataset.images)))
+        return _build(folder, dataset, file_digests, fmt, progress, workers or _default_workers(len(dataset.images)))
 
-    recipe = _recipe(dataset, fmt, progress)
+    recipe = _recipe(dataset, file_digests, fmt)
     artifact = store.get(recipe, "feed", build, resumable=True, self_verifying=(PIXELS,))
     return Feed.open(artifact.path, fmt)
 
@@ -245,24 +250,31 @@ def _default_workers(images: int) -> int:
     return max(1, min(processors, images // IMAGES_PER_WORKER))
 
 
-def _recipe(dataset: CocoDataset, fmt: InputFormat, progress: Progress) -> Recipe:
+def _recipe(dataset: CocoDataset, file_digests: Sequence[str], fmt: InputFormat) -> Recipe:
     return Recipe(
         kind="feed",
         version=VERSION,
-        inputs={"images": _images_digest(dataset.images, progress), "sizes": dataset.size_digest},
+        inputs={"images": _images_digest(dataset.images, file_digests), "sizes": dataset.size_digest},
         options={"size": fmt.size, "fill": list(fmt.fill)},
         # Decoders may round differently from release to release.
         tools={"pillow": PIL.__version__, "jpeg": str(features.version("libjpeg_turbo") or features.version("jpg"))},
     )
 
 
-def _images_digest(images: Sequence[ImageRecord], progress: Progress) -> str:
+def _images_digest(images: Sequence[ImageRecord], file_digests: Sequence[str]) -> str:
     digest = hashlib.sha256()
-    with progress.step("hashing images") as advance, ThreadPoolExecutor() as pool:
-        for done, (image, file_digest) in enumerate(zip(images, pool.map(_file_digest, images), strict=True), start=1):
-            digest.update(json.dumps([image.id, image.file_name, file_digest]).encode())
-            advance(done, len(images))
+    for image, file_digest in zip(images, file_digests, strict=True):
+        digest.update(json.dumps([image.id, image.file_name, file_digest]).encode())
     return digest.hexdigest()
+
+
+def _file_digests(images: Sequence[ImageRecord], progress: Progress) -> list[str]:
+    digests = []
+    with progress.step("hashing images") as advance, ThreadPoolExecutor() as pool:
+        for file_digest in pool.map(_file_digest, images):
+            digests.append(file_digest)
+            advance(len(digests), len(images))
+    return digests
 
 
 def _file_digest(image: ImageRecord) -> str:
@@ -280,28 +292,38 @@ class _Chunk:
     fmt: InputFormat
     first: int
     images: tuple[ImageRecord, ...]
+    file_digests: tuple[str, ...]
     noted: list[int] | None
 
 
-def _build(folder: Path, dataset: CocoDataset, fmt: InputFormat, progress: Progress, workers: int) -> dict[str, Any]:
+def _build(
+    folder: Path,
+    dataset: CocoDataset,
+    file_digests: Sequence[str],
+    fmt: InputFormat,
+    progress: Progress,
+    workers: int,
+) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
-    chunks = _chunks(folder, dataset.images, fmt)
+    chunks = _chunks(folder, dataset.images, file_digests, fmt)
     record_bytes = fmt.size * fmt.size * 3
     missing = sum(len(chunk.images) for chunk in chunks if chunk.noted is None)
     require_space(folder, missing * record_bytes, f"the feed of {missing} images")
     with (folder / PIXELS).open("ab") as file:
         file.truncate(len(dataset.images) * record_bytes)
     checksums = _write_chunks(folder, chunks, progress, min(workers, len(chunks)))
-    _write_index(folder, dataset.images, [value for chunk in chunks for value in checksums[chunk.first]])
+    in_order = [value for chunk in chunks for value in checksums[chunk.first]]
+    _write_index(folder, dataset.images, in_order, file_digests)
     (folder / JOURNAL).unlink()
     return {"images": len(dataset.images), "workers": workers, "images_kept": len(dataset.images) - missing}
 
 
-def _chunks(folder: Path, images: Sequence[ImageRecord], fmt: InputFormat) -> list[_Chunk]:
-    noted = _read_journal(folder / JOURNAL)
+def _chunks(folder: Path, images: Sequence[ImageRecord], file_digests: Sequence[str], fmt: InputFormat) -> list[_Chunk]:
+    noted, pixels = _read_journal(folder / JOURNAL), folder / PIXELS
+    pieces = [(first, slice(first, first + CHUNK)) for first in range(0, len(images), CHUNK)]
     return [
-        _Chunk(folder / PIXELS, fmt, first, tuple(images[first : first + CHUNK]), noted.get(first))
-        for first in range(0, len(images), CHUNK)
+        _Chunk(pixels, fmt, first, tuple(images[piece]), tuple(file_digests[piece]), noted.get(first))
+        for first, piece in pieces
     ]
 
 
@@ -370,7 +392,8 @@ def _write_chunk(chunk: _Chunk) -> list[int]:
         return chunk.noted
     with chunk.file.open("r+b") as file:
         file.seek(chunk.first * chunk.fmt.size**2 * 3)
-        return [_write_record(file, image, chunk.fmt) for image in chunk.images]
+        files = zip(chunk.images, chunk.file_digests, strict=True)
+        return [_write_record(file, image, file_digest, chunk.fmt) for image, file_digest in files]
 
 
 def _checksums(chunk: _Chunk) -> list[int | None]:
@@ -384,8 +407,8 @@ def _read_checksum(file: BufferedReader, index: int, record: NDArray[np.uint8]) 
     return zlib.crc32(record.data) if file.readinto(record.data) == record.nbytes else None
 
 
-def _write_record(file: BufferedRandom, image: ImageRecord, fmt: InputFormat) -> int:
-    picture = open_image(image.path)
+def _write_record(file: BufferedRandom, image: ImageRecord, file_digest: str, fmt: InputFormat) -> int:
+    picture = open_image(image.path, file_digest)
     if picture.size != (image.width, image.height):
         found = f"{image.path} has {picture.width} x {picture.height} pixels"
         raise WrongDataError(found, required=f"{image.width} x {image.height}, as the annotations say")
@@ -394,10 +417,13 @@ def _write_record(file: BufferedRandom, image: ImageRecord, fmt: InputFormat) ->
     return zlib.crc32(pixels.data)
 
 
-def _write_index(folder: Path, images: Sequence[ImageRecord], checksums: Sequence[int]) -> None:
+def _write_index(
+    folder: Path, images: Sequence[ImageRecord], checksums: Sequence[int], file_digests: Sequence[str]
+) -> None:
     index = {
         "image_ids": [image.id for image in images],
         "sizes": [(image.width, image.height) for image in images],
         "checksums": checksums,
+        "file_digests": file_digests,
     }
     (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")

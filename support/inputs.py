@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import zlib
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from support.errors import WrongDataError
 from support.plain_files import read_plain
 from support.spec import Model
 
-__all__ = ["Geometry", "InputFormat", "letterbox", "normalise", "open_image", "read_image"]
+__all__ = ["Geometry", "InputFormat", "image_bytes", "letterbox", "normalise", "open_image", "read_image"]
 
 #: Pixels above which Pillow suspects a decompression bomb (its own default, here an error and not a warning).
 MAX_PIXELS = 1024**3 // 4 // 3
@@ -85,17 +86,50 @@ class InputFormat:
         return red, green, blue
 
 
-def open_image(path: Path) -> Image.Image:
+def image_bytes(path: Path, sha256: str = "") -> bytes:
     """
-    Decode an image file to RGB, as it is stored: like effdet, without turning it by its EXIF orientation.
+    Read an image file whole.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    sha256 : str, optional
+        What the file had when the run began.
 
     Raises
     ------
     WrongDataError
-        If the file is no JPEG or PNG, is damaged or cut short, or claims an absurd number of pixels.
+        If it has changed since then.
+    OSError
+        If it cannot be read, or is too large for an image.
+    """
+    data = read_plain(path, MAX_BYTES)
+    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+        raise WrongDataError(
+            f"{path} has changed since this run began",
+            required="a data set that nothing writes to during a run",
+            remedy="run again, which hashes all images anew",
+        )
+    return data
+
+
+def open_image(path: Path, sha256: str = "") -> Image.Image:
+    """
+    Decode an image file to RGB, as it is stored: like effdet, without turning it by its EXIF orientation.
+
+    Parameters
+    ----------
+    path, sha256
+        As for `image_bytes`.
+
+    Raises
+    ------
+    WrongDataError
+        If the file is no JPEG or PNG, is damaged or cut short, claims an absurd number of pixels, or has changed.
     """
     try:
-        with Image.open(BytesIO(read_plain(path, MAX_BYTES)), formats=FORMATS) as image:
+        with Image.open(BytesIO(image_bytes(path, sha256)), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise WrongDataError(f"{path}: {image.width} x {image.height} pixels", required=f"at most {MAX_PIXELS}")
             return image.convert("RGB")

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -232,7 +233,7 @@ def test_an_interrupted_build_goes_on_where_it_stopped(store, kit, built, worker
         build_feed(store, kit.limited(20), FORMAT, Watched(CHUNK, interrupt), workers=workers)
     decoded = []
     monkeypatch.setattr(
-        support.feed, "open_image", lambda path, real=support.feed.open_image: decoded.append(path) or real(path)
+        support.feed, "open_image", lambda *args, real=support.feed.open_image: decoded.append(args) or real(*args)
     )
     assert same(build_feed(store, kit.limited(20), FORMAT, SilentProgress(), workers=1), built)
     assert len(decoded) in (0, 4) if workers == 2 else len(decoded) == 4
@@ -311,6 +312,24 @@ def test_two_processes_at_once_build_once(store, whole):
     assert digests == {whole.digest}
     [entry] = (store.root / "feed").iterdir()
     assert json.loads((entry / "artifact.json").read_text())["facts"]["images_kept"] == 0
+
+
+def test_an_image_that_changes_after_it_was_hashed_is_not_decoded(store, kit, tmp_path, monkeypatch):
+    images = tuple(replace(image, path=Path(shutil.copy(image.path, tmp_path))) for image in kit.images[:2])
+    changing = replace(kit.limited(2), images=images)
+
+    def hashed(*arguments, real=support.feed._images_digest):
+        shutil.copy(kit.images[2].path, images[1].path)
+        return real(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(support.feed, "_images_digest", hashed)
+        with pytest.raises(WrongDataError, match="has changed since this run began"):
+            build_feed(store, changing, FORMAT, SilentProgress())
+    assert not (store.root / "feed").exists()
+    shutil.copy(kit.images[1].path, images[1].path)
+    untouched = build_feed(store, kit.limited(2), FORMAT, SilentProgress())
+    assert build_feed(store, changing, FORMAT, SilentProgress()).digest == untouched.digest
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from PIL import Image
 from support.dataset import CocoDataset, ImageRecord
 from support.errors import NoReferenceError, WrongDataError
 from support.feed import Feed
-from support.inputs import InputFormat
+from support.inputs import InputFormat, image_bytes
 from support.progress import Progress
 from support.spec import Dataset
 from support.verdict import Measurement
@@ -78,7 +79,8 @@ def different_from_effdet(dataset: CocoDataset, feed: Feed, progress: Progress) 
     Raises
     ------
     WrongDataError
-        If the feed holds an image that the data set does not, or no image at all.
+        If the feed holds an image that the data set does not, or no image at all; or if a file cannot be read or has
+        changed since it was decoded for the feed.
     NoReferenceError
         If effdet is not installed.
     """
@@ -89,7 +91,8 @@ def different_from_effdet(dataset: CocoDataset, feed: Feed, progress: Progress) 
     load = _effdet_loader(feed.fmt)
 
     def difference(index: int) -> float | None:
-        return _largest_difference(feed.tensors([index])[0], load(images[ids[index]]))
+        data = _file_of(images[ids[index]], feed.file_digests[index])
+        return _largest_difference(feed.tensors([index])[0], load(data))
 
     different = {}
     with progress.step("comparing inputs with effdet") as advance, ThreadPoolExecutor() as pool:
@@ -181,7 +184,14 @@ def _largest_difference(ours: NDArray[np.float32], theirs: NDArray[np.float32]) 
     return float(np.abs(ours - theirs).max())
 
 
-def _effdet_loader(fmt: InputFormat) -> Callable[[ImageRecord], NDArray[np.float32]]:
+def _file_of(image: ImageRecord, file_digest: str) -> bytes:
+    try:
+        return image_bytes(image.path, file_digest)
+    except OSError as error:
+        raise WrongDataError(f"{image.path} cannot be read: {error.strerror}") from error
+
+
+def _effdet_loader(fmt: InputFormat) -> Callable[[bytes], NDArray[np.float32]]:
     try:
         import torch
         from effdet.data.loader import DetectionFastCollate
@@ -192,8 +202,8 @@ def _effdet_loader(fmt: InputFormat) -> Callable[[ImageRecord], NDArray[np.float
     collate = DetectionFastCollate()
     mean, std = (torch.tensor([x * 255 for x in part]).view(1, 3, 1, 1) for part in (fmt.mean, fmt.std))
 
-    def load(image: ImageRecord) -> NDArray[np.float32]:
-        pixels, _ = collate([transform(Image.open(image.path).convert("RGB"), {})])
+    def load(data: bytes) -> NDArray[np.float32]:
+        pixels, _ = collate([transform(Image.open(BytesIO(data)).convert("RGB"), {})])
         # The arithmetic of effdet's PrefetchLoader, which itself runs on CUDA only.
         tensor: NDArray[np.float32] = pixels.float().sub_(mean).div_(std)[0].numpy()
         return tensor

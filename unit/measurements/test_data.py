@@ -1,6 +1,7 @@
 import builtins
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,19 @@ def test_every_input_of_the_coco_subset_is_bit_equal_to_effdets_own(store):
 @pytest.fixture(scope="module")
 def small(kit, store):
     return build_feed(store, kit.limited(8), FORMAT, SilentProgress())
+
+
+@pytest.mark.parametrize(("change", "found"), [("another", "has changed since this run began"), ("gone", "cannot be")])
+def test_an_image_that_changed_after_it_was_decoded_is_no_fault_of_the_loader(kit, store, tmp_path, change, found):
+    pytest.importorskip("effdet")
+    images = tuple(replace(image, path=Path(shutil.copy(image.path, tmp_path))) for image in kit.images[:2])
+    changing = replace(kit.limited(2), images=images)
+    feed = build_feed(store, changing, FORMAT, SilentProgress())
+    images[1].path.unlink()
+    if change == "another":
+        shutil.copy(kit.images[2].path, images[1].path)
+    with pytest.raises(WrongDataError, match=rf"{images[1].path.name} {found}"):
+        different_from_effdet(changing, feed, SilentProgress())
 
 
 def test_inputs_that_differ_in_a_bit_are_counted_and_named_worst_first(kit, small):

@@ -59,7 +59,7 @@ selftest: $(READY)
 	$(BIN)/pytest -m selftest $(if $(FULL),--full)
 
 kills: $(READY)
-	$(BIN)/python -m support.kills --kills=$(or $(KILLS),200)
+	$(BIN)/python -m support.trials --kills=$(or $(KILLS),200)
 
 clean:
 	rm -rf artifacts .benchmarks .hypothesis .pytest_cache .mypy_cache .ruff_cache

@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from support.errors import BuildFailedError, NoSpaceError, SuiteError, SuiteTimeoutError
+from support.errors import BuildFailedError, NoSpaceError, SuiteError, SuiteTimeoutError, WrongDataError
 from support.plain_files import read_plain
 
 __all__ = ["Artifact", "ArtifactStore", "Recipe", "disk_error", "disown", "file_sha256"]
@@ -200,7 +200,8 @@ class ArtifactStore:
             _publish(partial, entry)
         except BaseException as error:
             full = isinstance(error, OSError) and error.errno in _FULL_DISK
-            if full or not resumable:
+            # Other data has another key, so nobody would go on with what wrong data left.
+            if full or not resumable or isinstance(error, WrongDataError):
                 _remove(partial)
             if isinstance(error, OSError):
                 raise disk_error(error, f"building {recipe.kind}", self.root) from error

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from support.kills import write_world
+from support.trials.world import write_world
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 CORE = CHECKOUT / ".venv-core/bin/python"

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from support.errors import ContractViolationError, ToolError
-from support.kills import Ended, kill_gates, run_gates_together
+from support.trials.gate import Ended
+from support.trials.kills import kill_gates
+from support.trials.together import run_gates_together
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 LINE = "accepted: shapes_16 on cpu (not a release)"
@@ -48,7 +50,7 @@ def killed(gate, kills=8):
 
 def test_kills_and_runs_that_completed_are_counted():
     gate = FakeGate()
-    assert killed(gate).startswith("8 kills (8 SIGKILL) of cpu, 2 runs completed on 2 stores in ")
+    assert killed(gate).startswith("8 kills (8 SIGKILL) of cpu, 2 runs completed in between, in ")
     assert gate.runs == 2 + 8 + 2
 
 
@@ -103,7 +105,7 @@ def test_a_session_beside_others_that_ends_otherwise_is_found_out(changes):
 @pytest.mark.nightly
 @pytest.mark.needs_torch
 def test_sessions_at_once_share_one_store():
-    command = [sys.executable, "-m", "support.kills", "--sessions=2"]
+    command = [sys.executable, "-m", "support.trials", "--sessions=2"]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("2 sessions at once on one store of cpu, and one after them, in ")
@@ -112,7 +114,7 @@ def test_sessions_at_once_share_one_store():
 @pytest.mark.nightly
 @pytest.mark.needs_torch
 def test_the_gate_bears_kills_at_random_moments():
-    command = [sys.executable, "-m", "support.kills", "--kills=6"]
+    command = [sys.executable, "-m", "support.trials", "--kills=6"]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("6 kills (")

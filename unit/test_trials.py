@@ -1,11 +1,14 @@
+import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from support.errors import ContractViolationError, ToolError
 from support.trials.gate import Ended
+from support.trials.harms import DISKS, FILES, unharmed_or_undetermined
 from support.trials.kills import kill_gates
 from support.trials.together import run_gates_together
 
@@ -119,3 +122,76 @@ def test_the_gate_bears_kills_at_random_moments():
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("6 kills (")
     assert "0 wrong verdicts, 0 stores to repair, nothing left behind" in done.stdout
+
+
+# -- harms to files and disks ------------------------------------------------------------------------------------------
+
+
+FIRST = Ended("", 0, 1.0, f"output\n{LINE}\n", {"coverage 1": ("accepted", None, [])})
+FLIP = next(harm for harm in FILES if harm.may_reject)
+
+
+def harmed(harm=FILES[0], status=1, line="undetermined: shapes_16 on cpu", word="undetermined", reason="wrong-data"):
+    ended = Ended(harm.name, status, 1.0, f"output\n{line}\n", {"coverage 1": (word, reason, [])})
+    return unharmed_or_undetermined(harm, ended, FIRST)
+
+
+def test_a_harmed_run_may_be_undetermined_refused_or_as_if_nothing_had_happened():
+    assert unharmed_or_undetermined(FILES[0], FIRST, FIRST) == "as if nothing had happened"
+    assert harmed() == "undetermined"
+    assert harmed(status=4) == "refused"
+    assert harmed(FLIP, word="rejected", reason=None, line="rejected: shapes_16 on cpu") == "rejected"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"status": 0},
+        {"status": 0, "line": LINE},
+        {"reason": "internal-error"},
+        {"word": "rejected", "reason": None},
+        {"line": "INTERNALERROR> KeyError"},
+    ],
+)
+def test_a_harmed_run_that_ends_in_any_other_way_is_found_out(changes):
+    with pytest.raises(ContractViolationError, match="an image vanishes"):
+        harmed(**changes)
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Give a gate that has data, a store of one artifact, and a temporary file."""
+    gate = SimpleNamespace(folder=tmp_path, store=tmp_path / "store", temp=tmp_path / "tmp")
+    files = ["data/val2017/1.jpg", "data/val2017/2.jpg", "data/annotations/a.json", "spec.toml", "tmp/session/pass"]
+    for name in (*files, "store/onnx/key/model.onnx", "store/locks/onnx.lock", "store/partial/onnx/half"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode() * 10)
+    return gate
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("harm", FILES, ids=[harm.name for harm in FILES])
+def test_every_harm_to_files_changes_something_of_the_gate(harm, place):
+    before = snapshot(place.folder)
+    assert harm.strike(place, random.Random(0))
+    assert snapshot(place.folder) != before
+    kept = [place.store / "locks/onnx.lock", place.store / "partial/onnx/half"]
+    assert harm.name == "the store is emptied" or all(path.is_file() for path in kept)
+
+
+@pytest.mark.parametrize("harm", FILES, ids=[harm.name for harm in FILES])
+def test_a_harm_waits_for_something_to_strike(harm, tmp_path):
+    nothing = SimpleNamespace(folder=tmp_path, store=tmp_path / "store", temp=tmp_path / "tmp")
+    assert not harm.strike(nothing, random.Random(0))
+
+
+@pytest.mark.nightly
+@pytest.mark.needs_torch
+def test_the_gate_bears_harm_to_its_files_and_disks():
+    command = [sys.executable, "-m", "support.trials", f"--harms={len(FILES) + len(DISKS)}"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=3600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "after each a clean run: 0 wrong verdicts, 0 stores to repair" in done.stdout

@@ -41,8 +41,8 @@ class Ended:
     """
     How one run of the gate ended.
 
-    `killed` tells what hit it, empty if nothing did; `verdicts` are the words and readings by clause, `output` what was
-    printed.
+    `killed` tells what hit it, empty if nothing did; `verdicts` are the words and readings by clause, as far as they
+    were written, `output` what was printed.
     """
 
     killed: str
@@ -99,9 +99,10 @@ class Gate:
 
     def _run(self, place: Path, killer: Callable[[psutil.Process], str] | None = None) -> Ended:
         place.mkdir(exist_ok=True)
-        junit, start = place / "junit.xml", time.monotonic()
+        # Beside the folder of the report, whose disk may be harmed.
+        junit, printed, start = place.with_suffix(".xml"), place.with_suffix(".txt"), time.monotonic()
         junit.unlink(missing_ok=True)
-        with (place / "output.txt").open("w+b") as output:
+        with printed.open("w+b") as output:
             process = self._started(place, junit, output.fileno())
             try:
                 killed = killer(psutil.Process(process.pid)) if killer else ""
@@ -112,7 +113,7 @@ class Gate:
             seconds = time.monotonic() - start
             output.seek(0)
             text = output.read().decode("utf-8", "replace")
-        return Ended(killed, status, seconds, text, {} if killed else _verdicts(junit))
+        return Ended(killed, status, seconds, text, _verdicts(junit))
 
     def leftovers(self) -> frozenset[str]:
         """List what lies where nothing should stay: unfinished artifacts, sessions, temporary files."""
@@ -165,9 +166,10 @@ class Gate:
 
 
 def _verdicts(junit: Path) -> dict[str, Any]:
-    if not junit.is_file():
+    try:
+        properties = ElementTree.parse(junit).getroot().iter("property")  # noqa: S314 - pytest's own file
+    except (OSError, ElementTree.ParseError):  # of a run that was killed
         return {}
-    properties = ElementTree.parse(junit).getroot().iter("property")  # noqa: S314 - pytest's own file
     found = [json.loads(item.get("value", "")) for item in properties if item.get("name") == "clause_verdict"]
     # Times are never the same twice.
     return {

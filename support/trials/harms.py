@@ -25,6 +25,7 @@ __all__ = ["DISKS", "FILES", "Harm", "harm_gates", "unharmed_or_undetermined"]
 CLONE_NEWNS = 0x00020000
 #: Room on a disk that is not full.
 ROOM = "4g"
+UNHARMED = "as if nothing had happened"
 
 
 @dataclass(frozen=True)
@@ -261,9 +262,12 @@ def _harmed(gate: Gate, harm: Harm, chance: random.Random, first: Ended) -> tupl
         return ""
 
     ended = gate.run(killer=strike)
-    if not ended.killed:
-        return "ended before", f"ended before it: {ended.line}"
-    return unharmed_or_undetermined(harm, ended, first), ended.line
+    end = unharmed_or_undetermined(harm, ended, first)
+    if not ended.killed and end != UNHARMED:
+        raise ContractViolationError(
+            f"before {harm.name}, {ended.line!r}:\n{ended.output[-6000:]}", required=first.line
+        )
+    return end if ended.killed else "over before the harm", ended.line
 
 
 def unharmed_or_undetermined(harm: Harm, ended: Ended, first: Ended) -> str:
@@ -281,7 +285,7 @@ def unharmed_or_undetermined(harm: Harm, ended: Ended, first: Ended) -> str:
         If it is accepted with other verdicts, rejected without need, or fails by an error of its own.
     """
     if (ended.status, ended.line, ended.verdicts) == (first.status, first.line, first.verdicts):
-        return "as if nothing had happened"
+        return UNHARMED
     words = {verdict[0] for verdict in ended.verdicts.values()}
     internal = [name for name, verdict in ended.verdicts.items() if verdict[1] == "internal-error"]
     if ended.status == 4:  # pytest's own: the command line names a file that is not there, or is no spec

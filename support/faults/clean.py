@@ -140,7 +140,7 @@ def clean_plans(*, full: bool) -> tuple[CleanPlan, ...]:
     """
     if full:
         sizes = (1, 4, 8, 16, 32, 64)
-        return tuple(CleanPlan(seed, 133, sizes, turn) for seed in range(10) for turn in range(3))
+        return tuple(CleanPlan(seed, 133, sizes, turn) for seed in range(6) for turn in range(5))
     worlds = {SEED: IMAGES, SEED + 1: IMAGES + 3}
     pairs = ((1, 8), (4, 8), (8, 16))
     return tuple(CleanPlan(seed, images, pair, compared=16) for seed, images in worlds.items() for pair in pairs)

@@ -93,10 +93,13 @@ def test_every_user_may_use_the_folder(tmp_path):
 
 
 AS_ANOTHER = """
-import os, sys
+import os, sys, tempfile
 from pathlib import Path
 from support.ascend.chip_lock import ChipLock
 from support.errors import DeviceBusyError
+# Once before, since what is imported only then may lie where another user cannot read.
+with tempfile.TemporaryDirectory() as folder, ChipLock("S2/0", owner="root", wait_seconds=0, folder=Path(folder)):
+    pass
 os.setgid(65534)
 os.setuid(65534)
 try:

@@ -24,7 +24,7 @@ class FakeGate:
     def __init__(self, verdicts=(), status=0, killed_status=-9, entries=(), leftovers=(), line=LINE):
         self.verdicts, self.status, self.killed_status, self.line = dict(verdicts), status, killed_status, line
         self.changed_entries, self.changed_leftovers = frozenset(entries), frozenset(leftovers)
-        self.runs, self.stores, self.killed_output = 0, 0, "stopped"
+        self.runs, self.renewed, self.killed_output = 0, 0, "stopped"
 
     def run(self, *, killer=None):
         self.runs += 1
@@ -44,7 +44,7 @@ class FakeGate:
         )
 
     def renew(self):
-        self.stores += 1
+        self.renewed += 1
 
 
 def killed(gate, kills=8):
@@ -87,8 +87,6 @@ def test_a_gate_that_does_not_accept_the_kit_is_not_killed(monkeypatch):
 
 
 class TogetherGate(FakeGate):
-    undisturbed = 1
-
     def run_together(self, sessions):
         return [self.run() for _ in range(sessions)]
 
@@ -96,7 +94,7 @@ class TogetherGate(FakeGate):
 def test_sessions_at_once_are_counted():
     gate, said = TogetherGate(), []
     assert run_gates_together(gate, 3, said.append).startswith("3 sessions at once on one store of cpu, and one after")
-    assert (gate.runs, gate.stores, len(said)) == (5, 1, 5)
+    assert (gate.runs, gate.renewed, len(said)) == (6, 3, 5)
 
 
 @pytest.mark.parametrize("changes", [{"verdicts": {"coverage 1": "rejected"}}, {"status": 1}, {"entries": ["onnx/b"]}])

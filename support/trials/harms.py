@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import random
 import shutil
@@ -217,28 +218,22 @@ def harm_gates(gate: Gate, harms: int, seed: int, say: Say) -> str:
         As `support.trials.kills.kill_gates`.
     """
     chance, start, ends = random.Random(seed), time.monotonic(), Counter[str]()  # noqa: S311 - no secret
-    undisturbed(gate)
-    gate.renew()
-    first = undisturbed(gate)
-    kept = gate.leftovers(), gate.entries()
-    say(f"undisturbed: {first.seconds:.0f} s, {first.line}")
+    first, kept = undisturbed(gate, say)
     shutil.copytree(gate.folder / "data", gate.folder / "spare")
     shutil.copy(gate.folder / "spec.toml", gate.folder / "spare.toml")
-    tried = _possible(say)
-    for number in range(harms):
-        harm = tried[number % len(tried)]
-        gate.renew()
+    tried = list(itertools.islice(itertools.cycle(_possible(say)), harms))
+    for number, harm in enumerate(tried, start=1):
         with _on_disk_of_its_own(gate, harm.disk):
-            end, told = _harmed(gate, harm, chance, first)
-            say(f"{number + 1} of {harms}, {harm.name}: {told}")
+            end, line = _harmed(gate, harm, chance, first)
+            say(f"{number} of {harms}, {harm.name}: {line}")
             _put_right(gate, harm)
-            _require_right(gate, first, kept, harm)
+            _require_right(gate, first, kept)
+        gate.renew()
         ends[end] += 1
-    kinds = len({harm.name for harm in tried[:harms]})
     counted = ", ".join(f"{count} {end}" for end, count in sorted(ends.items()))
     return (
-        f"{harms} harms of {kinds} kinds to {gate.chip}: {counted}, in {(time.monotonic() - start) / 60:.1f} min; "
-        "after each a clean run: 0 wrong verdicts, 0 stores to repair"
+        f"{harms} harms of {len(set(tried))} kinds to {gate.chip}: {counted}, in "
+        f"{(time.monotonic() - start) / 60:.1f} min; after each a clean run: 0 wrong verdicts, 0 stores to repair"
     )
 
 
@@ -309,7 +304,7 @@ def _put_right(gate: Gate, harm: Harm) -> None:
         raise NoDeviceError(f"the disk of {gate.folder / harm.disk} cannot be put right")
 
 
-def _require_right(gate: Gate, first: Ended, kept: Kept, harm: Harm) -> None:
+def _require_right(gate: Gate, first: Ended, kept: Kept) -> None:
     ended = gate.run()
     # What was built from changed data has keys of its own and does no harm.
     more = gate.entries() - kept[1]

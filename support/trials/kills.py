@@ -53,14 +53,8 @@ def kill_gates(gate: Gate, kills: int, seed: int, say: Say) -> str:
         If the undisturbed run does not end as it must, or a process outlives its session.
     """
     chance, start = random.Random(seed), time.monotonic()  # noqa: S311 - no secret
-    undisturbed(gate)
-    gate.renew()
-    # Once more: the first in a checkout also compiles, and its length would spread moments beyond the end of others.
-    first = undisturbed(gate)
-    kept = gate.leftovers(), gate.entries()
-    say(f"undisturbed: {first.seconds:.0f} s, {first.line}")
+    first, kept = undisturbed(gate, say)
     done, in_a_row, completed, shortest = Counter[str](), 0, 0, first.seconds
-    gate.renew()
     while done.total() < kills or in_a_row:
         spared = in_a_row == KILLS_IN_A_ROW or done.total() == kills
         # With what earlier runs have built a run is shorter.

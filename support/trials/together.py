@@ -34,10 +34,8 @@ def run_gates_together(gate: Gate, sessions: int, say: Say) -> str:
     ContractViolationError, ToolError
         As `kill_gates`.
     """
-    start, first = time.monotonic(), undisturbed(gate)
-    kept = gate.leftovers(), gate.entries()
-    say(f"undisturbed: {first.seconds:.0f} s, {first.line}")
-    gate.renew()
+    start = time.monotonic()
+    first, kept = undisturbed(gate, say)
     for ended in (*gate.run_together(sessions), gate.run()):
         require_same(gate, ended, first, kept)
         say(f"{ended.seconds:.0f} s: {ended.line}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -143,7 +143,7 @@ class CudaBackend(_OnnxBackend):
         return [(self.provider, {"device_id": self._device_id})]
 
 
-@lru_cache(maxsize=1)
+@cache
 def _share_memory(runtime: Any) -> None:
     """
     Let all sessions of this process that ask for it take memory from one arena, which keeps what one leaves.

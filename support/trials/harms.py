@@ -221,7 +221,8 @@ def harm_gates(gate: Gate, harms: int, seed: int, say: Say) -> str:
     first, kept = undisturbed(gate, say)
     shutil.copytree(gate.folder / "data", gate.folder / "spare")
     shutil.copy(gate.folder / "spec.toml", gate.folder / "spare.toml")
-    tried = list(itertools.islice(itertools.cycle(_possible(say)), harms))
+    possible, untried = _possible()
+    tried = list(itertools.islice(itertools.cycle(possible), harms))
     for number, harm in enumerate(tried, start=1):
         with _on_disk_of_its_own(gate, harm.disk):
             end, line = _harmed(gate, harm, chance, first)
@@ -234,16 +235,16 @@ def harm_gates(gate: Gate, harms: int, seed: int, say: Say) -> str:
     return (
         f"{harms} harms of {len(set(tried))} kinds to {gate.chip}: {counted}, in "
         f"{(time.monotonic() - start) / 60:.1f} min; after each a clean run: 0 wrong verdicts, 0 stores to repair"
+        f"{untried}"
     )
 
 
-def _possible(say: Say) -> tuple[Harm, ...]:
+def _possible() -> tuple[tuple[Harm, ...], str]:
     try:
         _own_mounts()
     except (NoDeviceError, OSError, subprocess.SubprocessError) as error:
-        say(f"not tried, disks that fill up or become read-only: {error}")
-        return FILES
-    return (*FILES, *DISKS)
+        return FILES, f"; NOT TRIED, disks that fill up or become read-only: {error}"
+    return (*FILES, *DISKS), ""
 
 
 def _harmed(gate: Gate, harm: Harm, chance: random.Random, first: Ended) -> tuple[str, str]:
@@ -281,15 +282,15 @@ def unharmed_or_undetermined(harm: Harm, ended: Ended, first: Ended) -> str:
     """
     if (ended.status, ended.line, ended.verdicts) == (first.status, first.line, first.verdicts):
         return UNHARMED
-    words = {verdict[0] for verdict in ended.verdicts.values()}
-    internal = [name for name, verdict in ended.verdicts.items() if verdict[1] == "internal-error"]
     if ended.status == 4:  # pytest's own: the command line names a file that is not there, or is no spec
         return "refused"
-    if ended.status != 0 and not internal and "INTERNALERROR" not in ended.output:
-        if "rejected" not in words and not ended.line.startswith("rejected"):
-            return "undetermined"
-        if harm.may_reject:
-            return "rejected"
+    words = {verdict[0] for verdict in ended.verdicts.values()}
+    internal = [name for name, verdict in ended.verdicts.items() if verdict[1] == "internal-error"]
+    # The line must be there: a process that crashed has judged nothing.
+    word = ended.line.partition(":")[0]
+    may = {"undetermined": "rejected" not in words, "rejected": harm.may_reject}.get(word, False)
+    if ended.status > 0 and may and not internal:
+        return word
     raise ContractViolationError(
         f"{harm.name}: status {ended.status}, {ended.line!r}, internal errors in {internal}\n{ended.output[-6000:]}",
         required="undetermined for a reason, or what a run gives that nothing happened to",

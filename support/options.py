@@ -10,7 +10,7 @@ from support.capabilities import CPU
 from support.clauses import Mode
 from support.errors import UsageError
 from support.simulator.host import Simulation
-from support.spec import SPEC_FOLDER, AcceptanceSpec, spec_path
+from support.spec import AcceptanceSpec
 
 __all__ = ["RunOptions", "batch_sizes_from_text", "device_ids_from_text"]
 
@@ -148,7 +148,7 @@ class RunOptions:
             "--results: the device that made them was not seen": self.results is not None,
             "--allow-busy": self.allow_busy,
             f"{spec.name} is not a published spec": not spec.published,
-            f"--spec={self.spec} is not one of this suite": spec_path(self.spec).resolve().parent != SPEC_FOLDER,
+            f"--spec={self.spec} is not one of this suite": not spec.of_this_suite,
             "--limit": self.limit is not None,
             "--batch-sizes": self.batch_sizes is not None,
         }

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from support.clauses import CATALOGUE, RUNG_QUANTITIES, Direction, Mode, Precision, Quantity, Unit
 from support.errors import SpecError
@@ -340,6 +340,8 @@ class AcceptanceSpec(_Model):
     timeouts: Timeouts
     baselines: Mapping[str, Baseline]
     clauses: Mapping[str, Clause]
+    #: Decided when the file is read: later it may be gone, or another.
+    _of_this_suite: bool = PrivateAttr(default=False)
 
     @model_validator(mode="after")
     def _consistent(self) -> AcceptanceSpec:
@@ -350,6 +352,11 @@ class AcceptanceSpec(_Model):
         _require_baselines(self)
         _require_chips(self)
         return self
+
+    @property
+    def of_this_suite(self) -> bool:
+        """Whether it was read from ``acceptance/``."""
+        return self._of_this_suite
 
     @property
     def digest(self) -> str:
@@ -484,9 +491,11 @@ def load_spec(name_or_path: str) -> AcceptanceSpec:
     """
     path = spec_path(name_or_path)
     try:
-        return AcceptanceSpec.model_validate(_read_tables(path, seen=()))
+        spec = AcceptanceSpec.model_validate(_read_tables(path, seen=()))
     except ValidationError as error:
         raise SpecError(f"{path}: {_describe(error)}", remedy="compare with acceptance/efficientdet_d0.toml") from None
+    spec._of_this_suite = path.resolve().parent == SPEC_FOLDER
+    return spec
 
 
 def _read_tables(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:

@@ -149,5 +149,9 @@ def test_a_spec_from_elsewhere_is_not_a_release_whatever_it_says_of_itself(tmp_p
     copied = load_spec(path)
     assert copied.published
     assert replace(T4, spec=path).not_release(copied) == (f"--spec={path} is not one of this suite",)
+    # Where it was read counts, not what lies there later.
+    Path(path).unlink()
+    Path(path).symlink_to(SPEC_FOLDER / "efficientdet_d0.toml")
+    assert replace(T4, spec=path).not_release(copied) == (f"--spec={path} is not one of this suite",)
     own = str(SPEC_FOLDER / "efficientdet_d0.toml")
     assert replace(T4, spec=own).not_release(load_spec(own)) == ()

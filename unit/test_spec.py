@@ -168,7 +168,7 @@ def test_a_spec_that_cannot_be_meant_is_refused_with_file_and_key(tmp_path, key,
 
 
 def test_the_tables_those_specs_were_made_from_are_a_spec(tmp_path):
-    assert load_spec(written(tmp_path / "mine.toml", TABLES)) == D0
+    assert load_spec(written(tmp_path / "mine.toml", TABLES)).digest == D0.digest
 
 
 def test_five_faults_are_named_at_once(tmp_path):

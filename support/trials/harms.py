@@ -248,7 +248,8 @@ def _possible() -> tuple[tuple[Harm, ...], str]:
 
 
 def _harmed(gate: Gate, harm: Harm, chance: random.Random, first: Ended) -> tuple[str, str]:
-    moment = time.monotonic() + chance.uniform(0, first.seconds)
+    # Early ones more often: later most files have been read.
+    moment = time.monotonic() + first.seconds * chance.random() ** 2
 
     def strike(process: psutil.Process) -> str:
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:

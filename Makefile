@@ -19,7 +19,7 @@ help:
 	@echo "make kit         the acceptance and perf suites on the kit in one run"
 	@echo "make perf        throughput and the suite's own speed on the kit"
 	@echo "make selftest    the gate tested by known faults; FULL=1 for 30 clean runs over the whole kit"
-	@echo "make kills       200 kills at random moments of a gate; KILLS=20 for fewer"
+	@echo "make kills       200 kills at random moments of a gate; KILLS=20 for fewer, WHOLE=1 over the whole kit"
 	@echo "make nightly     what takes longer: whole simulated gates, noise, 5,000 images, more budgets"
 	@echo "make clean       remove what was built; environments and reports stay"
 
@@ -59,7 +59,7 @@ selftest: $(READY)
 	$(BIN)/pytest -m selftest $(if $(FULL),--full)
 
 kills: $(READY)
-	$(BIN)/python -m support.trials --kills=$(or $(KILLS),200)
+	$(BIN)/python -m support.trials --kills=$(or $(KILLS),200) $(if $(WHOLE),--whole-kit)
 
 clean:
 	rm -rf artifacts .benchmarks .hypothesis .pytest_cache .mypy_cache .ruff_cache

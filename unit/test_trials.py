@@ -7,7 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from support.dataset import open_dataset
 from support.errors import ContractViolationError, ToolError
+from support.spec import load_spec
+from support.trials import __main__ as command_line
 from support.trials.gate import Ended
 from support.trials.harms import DISKS, FILES, unharmed_or_undetermined
 from support.trials.kills import kill_gates
@@ -87,6 +90,31 @@ def test_a_gate_that_does_not_accept_the_kit_is_not_killed(monkeypatch):
         killed(gate)
 
 
+@pytest.mark.parametrize(
+    ("option", "name", "batch_sizes", "images"),
+    [([], "shapes_16", (1,), 16), (["--whole-kit"], "shapes_whole", (1, 4, 8, 16, 32, 64), 133)],
+)
+def test_kills_run_over_few_images_or_the_whole_kit(option, name, batch_sizes, images, monkeypatch, capsys):
+    def kills_of(gate, kills, *_):
+        spec = load_spec(str(gate.folder / "spec.toml"))
+        root = Path(spec.dataset.root)
+        assert root.is_relative_to(gate.folder)
+        assert (spec.name, spec.batch_sizes) == (name, batch_sizes)
+        assert len(open_dataset(root, spec.dataset).images) == spec.dataset.image_count == images
+        return f"{kills} kills"
+
+    monkeypatch.setattr(command_line, "kill_gates", kills_of)
+    assert command_line.main(["--kills=3", *option]) == 0
+    assert capsys.readouterr().out == "3 kills\n"
+
+
+@pytest.mark.parametrize("trial", ["--harms=1", "--sessions=2"])
+def test_other_trials_refuse_the_whole_kit(trial, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command_line.main([trial, "--whole-kit"])
+    assert "--whole-kit goes with --kills only" in capsys.readouterr().err
+
+
 class TogetherGate(FakeGate):
     def run_together(self, sessions):
         return [self.run() for _ in range(sessions)]
@@ -120,6 +148,16 @@ def test_the_gate_bears_kills_at_random_moments():
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("6 kills (")
+    assert "0 wrong verdicts, 0 stores to repair, nothing left behind" in done.stdout
+
+
+@pytest.mark.nightly
+@pytest.mark.needs_torch
+def test_the_gate_of_the_whole_kit_bears_kills_at_random_moments():
+    command = [sys.executable, "-m", "support.trials", "--kills=12", "--whole-kit"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=7200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("12 kills (")
     assert "0 wrong verdicts, 0 stores to repair, nothing left behind" in done.stdout
 
 

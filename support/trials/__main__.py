@@ -33,12 +33,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     which.add_argument("--kills", type=int, help="kill it so many times")
     which.add_argument("--harms", type=int, help="harm its files and disks so many times")
     which.add_argument("--sessions", type=int, help="run so many at once")
+    parser.add_argument(
+        "--whole-kit",
+        action="store_true",
+        help="with --kills: all images and batch sizes of the kit, in 10 GB, instead of 16 images at batch size 1",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of moments, blows and places (default: 0)")
     parser.add_argument("--chip", default="cpu", help="cpu, or a simulated chip such as sim:310P3 (default: cpu)")
     given = parser.parse_args(arguments)
+    if given.whole_kit and given.kills is None:
+        parser.error("--whole-kit goes with --kills only")
     folder = Path(tempfile.mkdtemp(prefix="acceptance-trials-"))
     try:
-        print(_tried(Gate(folder / "gate", given.chip), given))  # noqa: T201 - the result
+        print(_tried(Gate(folder / "gate", given.chip, whole_kit=given.whole_kit), given))  # noqa: T201 - the result
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201
         status = 130

@@ -67,14 +67,16 @@ class Gate:
         Where everything of it lies.
     chip : str
         Value of ``--chip``.
+    whole_kit : bool
+        Whether it has all batch sizes and images of the kit instead.
     """
 
-    def __init__(self, folder: Path, chip: str) -> None:
+    def __init__(self, folder: Path, chip: str, *, whole_kit: bool = False) -> None:
         self.folder, self.chip = folder, chip
         self.store, self.temp = folder / "store", folder / "tmp"
         self._mark = uuid.uuid4().hex
         self.temp.mkdir(parents=True)
-        write_world(folder)
+        write_world(folder, whole=whole_kit)
 
     def run(self, *, killer: Callable[[psutil.Process], str] | None = None) -> Ended:
         """

@@ -1,4 +1,4 @@
-"""The evaluation set of a trial: the first images of the Shapes kit, and their spec."""
+"""The evaluation set of a trial: the Shapes kit or its first images, and their spec."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from support.dataset import CocoDataset, open_dataset
-from support.spec import load_spec
+from support.spec import Dataset, load_spec
 
 __all__ = ["write_world"]
 
@@ -43,18 +43,44 @@ source = "the first images of the kit"
 date = 2026-11-24
 """
 
+WHOLE_SPEC = """
+extends = "shapes_d0"
+name = "shapes_whole"
 
-def write_world(folder: Path) -> None:
-    """Write the first images of the kit into ``data``, and their spec as ``spec.toml``."""
+[dataset]
+root = {root}
+"""
+
+
+def write_world(folder: Path, *, whole: bool = False) -> None:
+    """
+    Write images and annotations into ``data``, and their spec as ``spec.toml``.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to write; there must be no ``data`` yet.
+    whole : bool
+        All images of the kit at all batch sizes, instead of the first 16 at batch size 1.
+    """
     kit = load_spec("shapes_d0").dataset
-    dataset = open_dataset(CHECKOUT / kit.root, kit).limited(IMAGES)
     root = folder / "data"
+    if whole:
+        shutil.copytree(CHECKOUT / kit.root, root)
+        spec = WHOLE_SPEC.format(root=json.dumps(str(root)))
+    else:
+        dataset = open_dataset(CHECKOUT / kit.root, kit).limited(IMAGES)
+        _write_data(dataset, root, kit)
+        spec = _spec(dataset, root)
+    (folder / "spec.toml").write_text(spec, encoding="utf-8")
+
+
+def _write_data(dataset: CocoDataset, root: Path, kit: Dataset) -> None:
     (root / kit.images).mkdir(parents=True)
     for image in dataset.images:
         shutil.copy(image.path, root / kit.images)
     (root / kit.annotations).parent.mkdir(parents=True)
     (root / kit.annotations).write_text(json.dumps(dataset.truth.coco), encoding="utf-8")
-    (folder / "spec.toml").write_text(_spec(dataset, root), encoding="utf-8")
 
 
 def _spec(dataset: CocoDataset, root: Path) -> str:
